@@ -1,0 +1,77 @@
+package envelope
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"fmt"
+)
+
+// maxWrapped is the number of bytes in the largest wrapped branch key.
+const maxWrapped = 4096
+
+// wrapContext stands in the place of a client's context when a branch key is
+// encrypted. The mode in the header keeps it apart from a direct body's.
+const wrapContext = "keygate branch key v1"
+
+// WrapAdditionalData returns what is authenticated with a branch key when the
+// master key that h names encrypts it. h.Mode is Branch.
+func WrapAdditionalData(h Header, cluster [16]byte) []byte {
+	return AdditionalData(h, cluster, []byte(wrapContext))
+}
+
+// NewBranchAEAD returns AES-256-GCM under a branch key. Its Seal puts a random
+// nonce in front of the ciphertext, so that one key is good for 2^32 calls of
+// it (NIST SP 800-38D 8.3). It is safe for concurrent use.
+func NewBranchAEAD(key *[KeySize]byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("envelope: %w", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("envelope: %w", err)
+	}
+	return aead, nil
+}
+
+// AppendBranch appends a whole ciphertext to dst: header, wrapped branch key,
+// and plaintext encrypted with aead, which NewBranchAEAD made of that branch
+// key. wrapped has at most 4096 bytes. h.Mode is Branch.
+func AppendBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead cipher.AEAD, plaintext, context []byte) []byte {
+	dst = h.Append(dst)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(wrapped)))
+	dst = append(dst, wrapped...)
+	return aead.Seal(dst, nil, plaintext, branchAdditionalData(h, cluster, wrapped, context))
+}
+
+// ParseBranch splits the body of a Branch ciphertext into the wrapped branch
+// key and what is encrypted under it, both parts of body, or returns ErrFormat.
+func ParseBranch(body []byte) (wrapped, sealed []byte, err error) {
+	if len(body) < 2 {
+		return nil, nil, fmt.Errorf("%w: branch body of %d bytes", ErrFormat, len(body))
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	if n == 0 || n > maxWrapped || len(body) < n+nonceSize+tagSize {
+		return nil, nil, fmt.Errorf("%w: branch body too short", ErrFormat)
+	}
+	return body[:n:n], body[n:], nil
+}
+
+// OpenBranch appends the plaintext of sealed, which ParseBranch returned, to
+// dst, or returns ErrAuth.
+func OpenBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead cipher.AEAD, sealed, context []byte) ([]byte, error) {
+	plaintext, err := aead.Open(dst, nil, sealed, branchAdditionalData(h, cluster, wrapped, context))
+	if err != nil {
+		return nil, ErrAuth
+	}
+	return plaintext, nil
+}
+
+// branchAdditionalData ends in the wrapped branch key, so that a ciphertext is
+// bound to the one that it carries.
+func branchAdditionalData(h Header, cluster [16]byte, wrapped, context []byte) []byte {
+	ad := make([]byte, 0, AdditionalDataSize+len(wrapped))
+	return append(appendAdditionalData(ad, h, cluster, context), wrapped...)
+}

@@ -1,0 +1,208 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate/keygate/keystore"
+)
+
+// A recordCache holds verified records by name. Reads take no lock.
+type recordCache struct {
+	entries sync.Map // string -> *cached
+	size    atomic.Int64
+}
+
+// A cached is immutable but for checked.
+type cached struct {
+	rec     *record // nil: the record was removed by this node
+	rev     keystore.Revision
+	checked atomic.Int64 // when the store last confirmed it, in nanoseconds since 1970
+}
+
+func newCached(r *record, rev keystore.Revision, now time.Time) *cached {
+	c := &cached{rec: r, rev: rev}
+	c.checked.Store(now.UnixNano())
+	return c
+}
+
+func (c *recordCache) get(name string) *cached {
+	if v, ok := c.entries.Load(name); ok {
+		return v.(*cached)
+	}
+	return nil
+}
+
+// swap puts next in the place of old (nil: none) and reports false, having done
+// nothing, if another entry is there by now.
+func (c *recordCache) swap(name string, old, next *cached, limit int) bool {
+	if old != nil {
+		return c.entries.CompareAndSwap(name, old, next)
+	}
+	if _, loaded := c.entries.LoadOrStore(name, next); loaded {
+		return false
+	}
+	if c.size.Add(1) > int64(limit) {
+		c.evict(name)
+	}
+	return true
+}
+
+// forget leaves a mark in the place of the record, so that a fetch that began
+// before does not put the old one back. The mark is the first to be evicted.
+func (c *recordCache) forget(name string) {
+	if _, loaded := c.entries.Swap(name, &cached{}); !loaded {
+		c.size.Add(1)
+	}
+}
+
+// evictSample is how many entries are looked at to find one to evict: the
+// longest unconfirmed of a random few is near enough to the longest of all.
+const evictSample = 8
+
+func (c *recordCache) evict(except string) {
+	var victim string
+	var oldest *cached
+	n := 0
+	c.entries.Range(func(key, value any) bool {
+		name, e := key.(string), value.(*cached)
+		if name != except && (oldest == nil || e.checked.Load() < oldest.checked.Load()) {
+			victim, oldest = name, e
+		}
+		n++
+		return n < evictSample
+	})
+	if oldest != nil && c.entries.CompareAndDelete(victim, oldest) {
+		c.size.Add(-1)
+	}
+}
+
+// lookup returns the record of a name, from memory if the store confirmed it
+// less than RecordTTL ago.
+func (k *KMS) lookup(ctx context.Context, name string) (*record, error) {
+	if c := k.records.get(name); c != nil && c.rec != nil && k.age(c) < k.cfg.RecordTTL {
+		k.stats.recordHits.Add(1)
+		return c.rec, nil
+	}
+	if !keystore.ValidName(name) {
+		return nil, ErrName
+	}
+	k.stats.recordMisses.Add(1)
+	return k.fetch(ctx, name)
+}
+
+func (k *KMS) age(c *cached) time.Duration {
+	return time.Duration(k.cfg.Now().UnixNano() - c.checked.Load())
+}
+
+// fetch asks the store, once however many callers wait for the same name, and
+// each waits only as long as its own context allows.
+func (k *KMS) fetch(ctx context.Context, name string) (*record, error) {
+	result := k.fetches.DoChan(name, func() (any, error) {
+		// The callers share this read, so it must not end with one of them.
+		r, _, err := k.read(context.WithoutCancel(ctx), name)
+		return r, err
+	})
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: wait for the key store: %w", ErrUnavailable, ctx.Err())
+	case res := <-result:
+		if res.Err != nil {
+			return k.offline(name, res.Err)
+		}
+		return res.Val.(*record), nil
+	}
+}
+
+// offline returns a record that the store confirmed less than Offline ago, if
+// all that is wrong is that the store or the root cannot answer.
+func (k *KMS) offline(name string, err error) (*record, error) {
+	c := k.records.get(name)
+	if errors.Is(err, ErrUnavailable) && c != nil && c.rec != nil && k.age(c) < k.cfg.Offline {
+		k.stats.recordsOffline.Add(1)
+		return c.rec, nil
+	}
+	return nil, err
+}
+
+// read gets a record from the store, verifies it unless it is the one that was
+// verified before, and caches it. Other than fetch it sees every change that was
+// made before it was called.
+func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision, error) {
+	ctx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
+	defer cancel()
+	for {
+		old := k.records.get(name)
+		start := k.cfg.Now()
+		raw, rev, err := k.store.Get(ctx, name)
+		if err != nil {
+			return nil, "", k.readError(ctx, name, old, storeError(err))
+		}
+		if old != nil && old.rec != nil && old.rev == rev {
+			old.checked.Store(start.UnixNano())
+			return old.rec, rev, nil
+		}
+		r, err := k.open(ctx, name, raw)
+		if err == nil {
+			err = notOlder(old, r)
+		}
+		if err != nil {
+			return nil, "", k.readError(ctx, name, old, err)
+		}
+		// Another fetch or a change by this node came between: look again, so
+		// that an old record never takes the place of a newer one.
+		if k.records.swap(name, old, newCached(r, rev, start), k.cfg.MaxRecords) {
+			return r, rev, nil
+		}
+	}
+}
+
+// notOlder refuses a record that the store has rolled back under our eyes.
+func notOlder(old *cached, r *record) error {
+	if old != nil && old.rec != nil && old.rec.ID == r.ID && r.Generation < old.rec.Generation {
+		return fmt.Errorf("%w: generation %d was stored after generation %d", ErrCorrupt, r.Generation, old.rec.Generation)
+	}
+	return nil
+}
+
+// readError counts and reports what is an alarm, and forgets what is gone.
+func (k *KMS) readError(ctx context.Context, name string, old *cached, err error) error {
+	switch {
+	case errors.Is(err, ErrKeyNotFound):
+		if old != nil {
+			k.records.swap(name, old, &cached{}, k.cfg.MaxRecords)
+		}
+	case errors.Is(err, ErrCorrupt):
+		k.stats.corruptRecords.Add(1)
+		k.cfg.Logger.ErrorContext(ctx, "kms: ALARM: a key record is not what was stored", "key", name, "error", err)
+	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrDenied):
+		k.stats.storeErrors.Add(1)
+	}
+	return err
+}
+
+// replace stores a changed record in the place of revision rev. It returns
+// keystore.ErrConflict, as it is, if another writer was first. After any other
+// error the change may or may not have been stored, and the next use will ask.
+func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) error {
+	next.Generation++
+	raw, err := k.seal(ctx, next)
+	if err != nil {
+		return err
+	}
+	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
+	defer cancel()
+	err = k.store.Update(storeCtx, next.Name, raw, rev)
+	k.records.forget(next.Name)
+	if err != nil {
+		return storeError(err)
+	}
+	if _, _, err := k.read(ctx, next.Name); err != nil {
+		return unavailable("read back", err)
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package kms
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/keygate/keygate/envelope"
+)
+
+// DataKeySize is the bytes in a data encryption key that GenerateDataKey makes.
+const DataKeySize = 32
+
+// GenerateDataKey makes a random DEK and returns it together with its
+// ciphertext, which Decrypt opens only with the same additional data. The
+// caller wipes plaintext.
+func (k *KMS) GenerateDataKey(ctx context.Context, name string, additionalData []byte) (plaintext, ciphertext []byte, use Use, err error) {
+	plaintext = make([]byte, DataKeySize)
+	rand.Read(plaintext)
+	ciphertext, use, err = k.Encrypt(ctx, name, plaintext, additionalData)
+	if err != nil {
+		clear(plaintext)
+		return nil, nil, use, err
+	}
+	return plaintext, ciphertext, use, nil
+}
+
+// Encrypt encrypts plaintext, of any size, with the newest version of the key,
+// and authenticates additionalData with it. The caller wipes plaintext.
+func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalData []byte) (ciphertext []byte, use Use, err error) {
+	r, err := k.lookup(ctx, name)
+	if err != nil {
+		return nil, use, err
+	}
+	v := r.newest()
+	use = Use{KeyID: r.ID, Version: v.Number, Mode: k.mode(r)}
+	if err := r.usable(); err != nil {
+		return nil, use, err
+	}
+	h := envelope.Header{Mode: envelope.Direct, KeyID: r.ID, Version: v.Number}
+	if len(plaintext) > MaxRootPlaintext {
+		ciphertext, err = k.sealLarge(ctx, h, v, plaintext, additionalData)
+	} else {
+		ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
+	}
+	return ciphertext, use, err
+}
+
+func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	body, err := k.root.Encrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+	if err != nil {
+		return nil, k.rootError(err)
+	}
+	return append(h.Append(make([]byte, 0, envelope.HeaderSize+len(body))), body...), nil
+}
+
+// sealLarge encrypts what is too large for the root with a branch key that is
+// used this once, so that in direct mode, too, each ciphertext costs a call of
+// the root.
+func (k *KMS) sealLarge(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	h.Mode = envelope.Branch
+	branch := make([]byte, KeySize)
+	rand.Read(branch)
+	defer clear(branch)
+	wrapped, err := k.root.Encrypt(ctx, v.Handle, branch, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	if err != nil {
+		return nil, k.rootError(err)
+	}
+	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	if err != nil {
+		return nil, err
+	}
+	return envelope.AppendBranch(nil, h, k.cfg.Cluster, wrapped, aead, plaintext, additionalData), nil
+}
+
+// Decrypt opens a ciphertext of GenerateDataKey or Encrypt, with the one key
+// version that its header names, or one that KES made under an imported key. It
+// returns ErrCiphertext unless key, additional data and every bit are right.
+// The caller wipes plaintext.
+func (k *KMS) Decrypt(ctx context.Context, name string, ciphertext, additionalData []byte) (plaintext []byte, use Use, err error) {
+	r, err := k.lookup(ctx, name)
+	if err != nil {
+		return nil, use, err
+	}
+	use.KeyID = r.ID
+	if err := r.usable(); err != nil {
+		return nil, use, err
+	}
+	h, body, err := envelope.Parse(ciphertext)
+	if err != nil || h.KeyID != r.ID {
+		plaintext, err = k.openKES(ctx, r, ciphertext, additionalData)
+		return plaintext, use, err
+	}
+	use.Version, use.Mode = h.Version, h.Mode
+	v, ok := r.version(h.Version)
+	if !ok {
+		return nil, use, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
+	}
+	if h.Mode == envelope.Branch {
+		plaintext, err = k.openBranch(ctx, h, v, body, additionalData)
+	} else {
+		plaintext, err = k.openDirect(ctx, h, v, body, additionalData)
+	}
+	return plaintext, use, err
+}
+
+func (k *KMS) openDirect(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+	plaintext, err := k.root.Decrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+	if err != nil {
+		return nil, k.rootError(err)
+	}
+	return plaintext, nil
+}
+
+func (k *KMS) openBranch(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+	wrapped, sealed, err := envelope.ParseBranch(body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	branch, err := k.root.Decrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	if err != nil {
+		return nil, k.rootError(err)
+	}
+	defer clear(branch)
+	if len(branch) != KeySize {
+		return nil, fmt.Errorf("%w: branch key of %d bytes", ErrCiphertext, len(branch))
+	}
+	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, aead, sealed, additionalData)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	return plaintext, nil
+}
+
+// openKES opens a ciphertext of KES: its key is HMAC-SHA-256(master key, iv),
+// which the root computes, so that the master key stays there.
+func (k *KMS) openKES(ctx context.Context, r *record, ciphertext, additionalData []byte) ([]byte, error) {
+	if r.KESHandle == nil {
+		return nil, fmt.Errorf("%w: it was not made under this key", ErrCiphertext)
+	}
+	c, err := envelope.ParseKES(ciphertext)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	subkey, err := k.root.MAC(ctx, r.KESHandle, c.IV[:])
+	if err != nil {
+		return nil, k.rootError(err)
+	}
+	defer clear(subkey[:])
+	plaintext, err := envelope.OpenKES(c, &subkey, additionalData)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	return plaintext, nil
+}
+
+// MAC returns HMAC-SHA-256 of message under a key of its own that belongs to
+// the named key and stays the same for all its versions.
+func (k *KMS) MAC(ctx context.Context, name string, message []byte) (mac [MACSize]byte, use Use, err error) {
+	r, err := k.lookup(ctx, name)
+	if err != nil {
+		return mac, use, err
+	}
+	use.KeyID = r.ID
+	if err := r.usable(); err != nil {
+		return mac, use, err
+	}
+	if r.MACHandle == nil {
+		return mac, use, ErrNoMAC
+	}
+	mac, err = k.root.MAC(ctx, r.MACHandle, message)
+	if err != nil {
+		return mac, use, k.rootError(err)
+	}
+	return mac, use, nil
+}
+
+// mode returns the mode of new ciphertexts under a key.
+func (k *KMS) mode(r *record) envelope.Mode {
+	return envelope.Direct
+}
+
+// rootError counts what a root answers when it cannot be used.
+func (k *KMS) rootError(err error) error {
+	if errors.Is(err, ErrCiphertext) {
+		return err
+	}
+	k.stats.rootErrors.Add(1)
+	return err
+}
