@@ -1,0 +1,224 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Config holds the settings of a Log.
+type Config struct {
+	// File is where entries are appended, one JSON object a line. It is made
+	// with mode 0600. Empty means standard output.
+	File string `yaml:"file"`
+	// Required says that key operations are refused while entries cannot be
+	// written. Nil means true.
+	Required *bool `yaml:"required"`
+
+	// Off drops entries: only subscribers see them.
+	Off bool `yaml:"-"`
+	// Logger is told when entries cannot be written any more, and when they can
+	// again. Nil means slog.Default.
+	Logger *slog.Logger `yaml:"-"`
+}
+
+// MaxBacklog bounds the entries that are kept while they cannot be written, in
+// bytes. Those that come after are counted, and the count is written in their
+// place.
+const MaxBacklog = 4 << 20
+
+// ErrUnavailable says that an entry could not be written, or could not be if
+// there were one.
+var ErrUnavailable = errors.New("audit: log is unavailable")
+
+// A Log writes entries. It is safe for concurrent use.
+type Log struct {
+	cfg  Config
+	subs subscribers
+
+	mu      sync.Mutex
+	out     output
+	line    []byte // buffer of one entry
+	backlog []byte // whole lines that could not be written, in order
+	begun   int    // bytes of the backlog's first line that are at the end of the file already
+	missed  uint64 // entries after the backlog that found no place in it
+	stats   Stats
+}
+
+// Stats counts what a Log has done since it was opened.
+type Stats struct {
+	Written uint64 // entries that are in the file
+	Failed  uint64 // entries that could not be written when their request was answered
+	Missed  uint64 // entries lost for good: they found no place in the backlog
+	Backlog int    // bytes that wait to be written
+}
+
+// Open returns a Log that appends to the file of cfg.
+func Open(cfg Config) (*Log, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Off {
+		cfg.File = ""
+	}
+	out, err := openOutput(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Log{cfg: cfg, out: out}, nil
+}
+
+// Write appends the entry to the file, after those that could not be written
+// before, and gives it to the subscribers. When it returns nil, write(2) has
+// returned: the entry survives the death of this process, though perhaps not
+// that of the machine.
+//
+// If the entry cannot be written it is kept, to be written later with the mark
+// "late", and the error is ErrUnavailable: the request must not be answered with
+// what was done. Where the log is not required, the error is always nil.
+func (l *Log) Write(e *Entry) error {
+	l.subs.send(e)
+	if l.cfg.Off {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.write(e); err != nil {
+		return l.tolerate(err)
+	}
+	return nil
+}
+
+func (l *Log) write(e *Entry) error {
+	if err := l.flush(); err != nil {
+		l.keep(e.AppendJSON(l.line[:0]))
+		return err
+	}
+	l.line = append(e.AppendJSON(l.line[:0]), '\n')
+	n, err := l.out.appendLines(l.line)
+	if err == nil {
+		l.stats.Written++
+		return nil
+	}
+	l.failed(err)
+	if n > 0 { // what is there cannot be taken back: the rest of the line must follow
+		l.backlog, l.begun = append(l.backlog, l.line...), n
+		l.stats.Failed++
+		return err
+	}
+	l.keep(l.line[:len(l.line)-1])
+	return err
+}
+
+// Ready returns nil if an entry could be written now, as far as is known. Ask it
+// before a key operation is started: an operation that cannot be written down
+// must not be done. Where the log is not required, it is always nil.
+func (l *Log) Ready() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.flush(); err != nil {
+		return l.tolerate(err)
+	}
+	return nil
+}
+
+// Required reports whether key operations are refused while entries cannot be
+// written.
+func (l *Log) Required() bool {
+	return !l.cfg.Off && (l.cfg.Required == nil || *l.cfg.Required)
+}
+
+func (l *Log) tolerate(err error) error {
+	if !l.Required() {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// keep puts a line, given as a JSON object, at the end of the backlog.
+func (l *Log) keep(object []byte) {
+	l.stats.Failed++
+	if l.missed > 0 || len(l.backlog)+len(object) > MaxBacklog {
+		l.missed++
+		l.stats.Missed++
+		return
+	}
+	l.backlog = append(l.backlog, object[:len(object)-1]...)
+	l.backlog = append(l.backlog, ",\"late\":true}\n"...)
+}
+
+// flush writes the backlog, and then how many entries are missing after it.
+func (l *Log) flush() error {
+	if len(l.backlog) == 0 {
+		return nil
+	}
+	n, err := l.out.appendLines(l.backlog[l.begun:])
+	l.advance(n)
+	if err != nil {
+		return err
+	}
+	if l.missed > 0 {
+		gap := Entry{Time: time.Now(), Operation: "audit", Outcome: Error,
+			Error: fmt.Sprintf("%d entries could not be written and are lost", l.missed)}
+		l.backlog, l.missed = append(gap.AppendJSON(l.backlog), '\n'), 0
+		l.stats.Written-- // the gap is no entry
+		return l.flush()
+	}
+	l.backlog = nil // it may have been large
+	l.cfg.Logger.Info("audit: entries can be written again, and all that were kept have been")
+	return nil
+}
+
+// advance drops the whole lines among the next n bytes of the backlog, and
+// remembers how much of the line after them is out.
+func (l *Log) advance(n int) {
+	done := l.begun + n
+	whole := bytes.LastIndexByte(l.backlog[:done], '\n') + 1
+	l.stats.Written += uint64(bytes.Count(l.backlog[:whole], []byte{'\n'}))
+	l.begun = done - whole
+	l.backlog = append(l.backlog[:0], l.backlog[whole:]...)
+}
+
+// failed reports the first failure after a success.
+func (l *Log) failed(err error) {
+	consequence := "key operations are refused"
+	if !l.Required() {
+		consequence = "key operations go on, as audit.required is false"
+	}
+	l.cfg.Logger.Error("audit: entries cannot be written; "+consequence, "error", err)
+}
+
+// Stats returns the counters as they are now.
+func (l *Log) Stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.stats
+	s.Backlog = len(l.backlog)
+	return s
+}
+
+// Reopen opens the file anew, after a rotation has renamed it. If that fails the
+// Log goes on with the old one.
+func (l *Log) Reopen() error {
+	next, err := openOutput(l.cfg)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.out
+	l.out, l.begun = next, 0 // a line that is torn in the old file is whole in the new one
+	return old.Close()
+}
+
+// Close makes a last attempt to write what was kept, ends the subscriptions and
+// closes the file. No other method may be called after.
+func (l *Log) Close() error {
+	l.subs.close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Join(l.flush(), l.out.Close())
+}
