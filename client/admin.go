@@ -26,7 +26,7 @@ func (c *Client) Ready(ctx context.Context) error {
 
 // Routes returns the routes of the gateway's API.
 func (c *Client) Routes(ctx context.Context) ([]api.Route, error) {
-	out, err := get[[]api.Route](ctx, c, path(policy.API, ""))
+	out, err := get[[]api.Route](ctx, c, path(policy.ListAPIs, ""))
 	if err != nil {
 		return nil, err
 	}
@@ -45,17 +45,17 @@ func (c *Client) AllMetrics(ctx context.Context) ([]byte, error) {
 
 // DescribePolicy returns who made a policy, and when.
 func (c *Client) DescribePolicy(ctx context.Context, name string) (*api.DescribePolicyResponse, error) {
-	return get[api.DescribePolicyResponse](ctx, c, path(policy.PolicyDescribe, name))
+	return get[api.DescribePolicyResponse](ctx, c, path(policy.DescribePolicy, name))
 }
 
 // ReadPolicy returns a policy with its rules.
 func (c *Client) ReadPolicy(ctx context.Context, name string) (*api.ReadPolicyResponse, error) {
-	return get[api.ReadPolicyResponse](ctx, c, path(policy.PolicyRead, name))
+	return get[api.ReadPolicyResponse](ctx, c, path(policy.ReadPolicy, name))
 }
 
 // ListPolicies returns the names of the policies that start with prefix.
 func (c *Client) ListPolicies(ctx context.Context, prefix string) ([]string, error) {
-	out, err := get[api.ListPoliciesResponse](ctx, c, path(policy.PolicyList, prefix))
+	out, err := get[api.ListPoliciesResponse](ctx, c, path(policy.ListPolicies, prefix))
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +65,12 @@ func (c *Client) ListPolicies(ctx context.Context, prefix string) ([]string, err
 // DescribeIdentity returns what an identity is: the admin's, or that of a
 // policy.
 func (c *Client) DescribeIdentity(ctx context.Context, id policy.Identity) (*api.DescribeIdentityResponse, error) {
-	return get[api.DescribeIdentityResponse](ctx, c, path(policy.IdentityDescribe, string(id)))
+	return get[api.DescribeIdentityResponse](ctx, c, path(policy.DescribeIdentity, string(id)))
 }
 
 // ListIdentities returns the identities that start with prefix.
 func (c *Client) ListIdentities(ctx context.Context, prefix string) ([]string, error) {
-	out, err := get[api.ListIdentitiesResponse](ctx, c, path(policy.IdentityList, prefix))
+	out, err := get[api.ListIdentitiesResponse](ctx, c, path(policy.ListIdentities, prefix))
 	if err != nil {
 		return nil, err
 	}
@@ -80,5 +80,5 @@ func (c *Client) ListIdentities(ctx context.Context, prefix string) ([]string, e
 // DescribeSelf returns the caller's own identity and policy. Every identity may
 // ask.
 func (c *Client) DescribeSelf(ctx context.Context) (*api.SelfDescribeResponse, error) {
-	return get[api.SelfDescribeResponse](ctx, c, path(policy.IdentitySelf, ""))
+	return get[api.SelfDescribeResponse](ctx, c, path(policy.DescribeSelf, ""))
 }

@@ -35,7 +35,9 @@ const apiKeyLifetime = 90 * 24 * time.Hour
 // place of a certificate and a key file. It is a secret: it prints as its
 // identity, and only Reveal returns it. It is safe for concurrent use.
 type APIKey struct {
-	key      *ed25519.PrivateKey // behind a pointer, which package fmt does not follow where it cannot call Format
+	// key is a function because package fmt, where it cannot call Format (in an
+	// unexported field), prints what a pointer points to for some verbs.
+	key      func() ed25519.PrivateKey
 	identity policy.Identity
 }
 
@@ -50,13 +52,14 @@ func GenerateAPIKey() (*APIKey, error) {
 // ParseAPIKey reads what Reveal writes. The prefix "kes:v1:" may be missing.
 // It returns ErrAPIKey for anything else.
 func ParseAPIKey(s string) (*APIKey, error) {
-	b, err := base64.StdEncoding.Strict().DecodeString(strings.TrimPrefix(s, apiKeyPrefix))
-	if err != nil {
-		return nil, ErrAPIKey // the cause would quote a byte of the key
+	s = strings.TrimPrefix(s, apiKeyPrefix)
+	if len(s) != base64.StdEncoding.EncodedLen(1+ed25519.SeedSize) {
+		return nil, fmt.Errorf("%w: wrong length", ErrAPIKey)
 	}
+	b, err := base64.StdEncoding.Strict().DecodeString(s)
 	defer clear(b)
-	if len(b) != 1+ed25519.SeedSize {
-		return nil, fmt.Errorf("%w: %d bytes, not %d", ErrAPIKey, len(b), 1+ed25519.SeedSize)
+	if err != nil || len(b) != 1+ed25519.SeedSize { // the decoder skips line breaks
+		return nil, ErrAPIKey // the cause would quote a byte of the key
 	}
 	if b[0] != apiKeyEd25519 {
 		return nil, fmt.Errorf("%w: unknown type", ErrAPIKey)
@@ -70,7 +73,7 @@ func newAPIKey(seed []byte) (*APIKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: API key: %w", err)
 	}
-	return &APIKey{key: &key, identity: policy.IdentityOf(spki)}, nil
+	return &APIKey{key: func() ed25519.PrivateKey { return key }, identity: policy.IdentityOf(spki)}, nil
 }
 
 // Identity returns the identity that a gateway knows the key's holder by.
@@ -78,7 +81,7 @@ func (k APIKey) Identity() policy.Identity { return k.identity }
 
 // Reveal returns the secret text of the key, with its prefix.
 func (k APIKey) Reveal() string {
-	b := append([]byte{apiKeyEd25519}, k.key.Seed()...)
+	b := append([]byte{apiKeyEd25519}, k.key().Seed()...)
 	defer clear(b)
 	return apiKeyPrefix + base64.StdEncoding.EncodeToString(b)
 }
@@ -101,11 +104,11 @@ func (k APIKey) Certificate() (*tls.Certificate, error) {
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, k.key.Public(), *k.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.key().Public(), k.key())
 	if err != nil {
 		return nil, fmt.Errorf("client: API key certificate: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: *k.key}, nil
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k.key()}, nil
 }
 
 // String returns the identity, not the key.

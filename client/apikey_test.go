@@ -152,7 +152,7 @@ func TestAU06_APIKeyRedactsItself(t *testing.T) {
 		"go syntax":      strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", raw[1:9]), "[]byte{"), "}"),
 	} {
 		if strings.Contains(strings.ToLower(out.String()), strings.ToLower(secret)) {
-			t.Errorf("the output holds the key as %s", name)
+			t.Errorf("the output holds the key as %s:\n%s", name, out.String())
 		}
 	}
 	if !strings.Contains(out.String(), playIdentity) {

@@ -14,7 +14,7 @@ import (
 // The bytes that are read of an answer.
 const (
 	maxAnswer = 2 * api.MaxAnswer
-	maxList   = 64 << 20 // some 750,000 names of the greatest length
+	maxList   = 32 << 20 // nearly 400,000 names of the greatest length
 )
 
 // path returns the escaped path of an action on a resource: a name, or the

@@ -16,27 +16,27 @@ import (
 // if they did not arrive at the first. After any other failure the key may or
 // may not be there: describe it.
 func (c *Client) CreateKey(ctx context.Context, name string) error {
-	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.KeyCreate, name), once: true}, nil, nil)
+	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.CreateKey, name), once: true}, nil, nil)
 }
 
 // ImportKey makes a key of the caller's 32 bytes, which opens ciphertexts that
 // KES made under them; else it is like CreateKey. The caller wipes key.
 func (c *Client) ImportKey(ctx context.Context, name string, key []byte) error {
 	in := api.ImportKeyRequest{Key: key, Cipher: api.CipherAES256}
-	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.KeyImport, name), once: true}, in, nil)
+	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.ImportKey, name), once: true}, in, nil)
 }
 
 // DescribeKey returns what is known of a key, also of one that is pending
 // deletion.
 func (c *Client) DescribeKey(ctx context.Context, name string) (*api.DescribeKeyResponse, error) {
-	return get[api.DescribeKeyResponse](ctx, c, path(policy.KeyDescribe, name))
+	return get[api.DescribeKeyResponse](ctx, c, path(policy.DescribeKey, name))
 }
 
 // ListKeys returns the names that start with prefix, all of them, in ascending
 // order.
 func (c *Client) ListKeys(ctx context.Context, prefix string) ([]string, error) {
 	out := new(api.ListKeysResponse)
-	r := call{method: http.MethodGet, path: path(policy.KeyList, prefix), limit: maxList}
+	r := call{method: http.MethodGet, path: path(policy.ListKeys, prefix), limit: maxList}
 	if err := c.exchange(ctx, r, nil, out); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (c *Client) ListKeys(ctx context.Context, prefix string) ([]string, error) 
 // DeleteKey ends the use of a key. Whether it is kept for a while is the
 // gateway's setting; DescribeKey tells until when.
 func (c *Client) DeleteKey(ctx context.Context, name string) error {
-	return c.exchange(ctx, call{method: http.MethodDelete, path: path(policy.KeyDelete, name), once: true}, nil, nil)
+	return c.exchange(ctx, call{method: http.MethodDelete, path: path(policy.DeleteKey, name), once: true}, nil, nil)
 }
 
 // GenerateKey returns a random 32-byte data key and its ciphertext, which
@@ -54,7 +54,7 @@ func (c *Client) DeleteKey(ctx context.Context, name string) error {
 func (c *Client) GenerateKey(ctx context.Context, name string, additionalData []byte) (plaintext, ciphertext []byte, err error) {
 	var out api.GenerateKeyResponse
 	in := api.GenerateKeyRequest{Context: additionalData}
-	if err := c.post(ctx, path(policy.KeyGenerate, name), in, &out); err != nil {
+	if err := c.post(ctx, path(policy.GenerateDataKey, name), in, &out); err != nil {
 		return nil, nil, err
 	}
 	return out.Plaintext, out.Ciphertext, nil
@@ -65,7 +65,7 @@ func (c *Client) GenerateKey(ctx context.Context, name string, additionalData []
 func (c *Client) Encrypt(ctx context.Context, name string, plaintext, additionalData []byte) (ciphertext []byte, err error) {
 	var out api.EncryptResponse
 	in := api.EncryptRequest{Plaintext: plaintext, Context: additionalData}
-	err = c.post(ctx, path(policy.KeyEncrypt, name), in, &out)
+	err = c.post(ctx, path(policy.Encrypt, name), in, &out)
 	return out.Ciphertext, err
 }
 
@@ -75,7 +75,7 @@ func (c *Client) Encrypt(ctx context.Context, name string, plaintext, additional
 func (c *Client) Decrypt(ctx context.Context, name string, ciphertext, additionalData []byte) (plaintext []byte, err error) {
 	var out api.DecryptResponse
 	in := api.DecryptRequest{Ciphertext: ciphertext, Context: additionalData}
-	err = c.post(ctx, path(policy.KeyDecrypt, name), in, &out)
+	err = c.post(ctx, path(policy.Decrypt, name), in, &out)
 	return out.Plaintext, err
 }
 
@@ -83,7 +83,7 @@ func (c *Client) Decrypt(ctx context.Context, name string, ciphertext, additiona
 // to the named key. It returns kms.ErrNoMAC if there is none.
 func (c *Client) HMAC(ctx context.Context, name string, message []byte) (mac []byte, err error) {
 	var out api.HMACResponse
-	err = c.post(ctx, path(policy.KeyHMAC, name), api.HMACRequest{Message: message}, &out)
+	err = c.post(ctx, path(policy.MAC, name), api.HMACRequest{Message: message}, &out)
 	return out.HMAC, err
 }
 

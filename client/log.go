@@ -22,13 +22,13 @@ const maxLogLine = 1 << 20
 // It is a live view: a reader that is too slow misses events. The audit log
 // itself is the gateway's.
 func (c *Client) AuditLog(ctx context.Context) iter.Seq2[api.AuditEvent, error] {
-	return stream[api.AuditEvent](ctx, c, path(policy.LogAudit, ""))
+	return stream[api.AuditEvent](ctx, c, path(policy.ReadAuditLog, ""))
 }
 
 // ErrorLog returns the lines that one gateway writes to its error log from now
 // on, as AuditLog does.
 func (c *Client) ErrorLog(ctx context.Context) iter.Seq2[api.ErrorEvent, error] {
-	return stream[api.ErrorEvent](ctx, c, path(policy.LogError, ""))
+	return stream[api.ErrorEvent](ctx, c, path(policy.ReadErrorLog, ""))
 }
 
 func stream[T any](ctx context.Context, c *Client, path string) iter.Seq2[T, error] {
@@ -52,7 +52,7 @@ func stream[T any](ctx context.Context, c *Client, path string) iter.Seq2[T, err
 				return
 			}
 		}
-		if err := lines.Err(); err != nil && !errors.Is(err, context.Canceled) {
+		if err := lines.Err(); err != nil && ctx.Err() == nil {
 			yield(none, fmt.Errorf("client: log stream: %w", err))
 		}
 	}

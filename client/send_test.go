@@ -34,7 +34,7 @@ func TestFailover(t *testing.T) {
 		"503":                      func(t *testing.T) *server { return newServer(t, answer(503, unavailable)) },
 		"504 of a proxy, as HTML":  func(t *testing.T) *server { return newServer(t, answer(504, "<html>")) },
 		"a truncated answer":       func(t *testing.T) *server { return newServer(t, truncated) },
-		"an answer over the limit": func(t *testing.T) *server { return newServer(t, answer(200, strings.Repeat(" ", 1<<20)+version)) },
+		"an answer over the limit": func(t *testing.T) *server { return newServer(t, answer(200, strings.Repeat(" ", 1<<21)+version)) },
 	} {
 		t.Run(name+": the next gateway is asked, and stays preferred", func(t *testing.T) {
 			bad, good := first(t), newServer(t, answer(200, version))
