@@ -50,7 +50,7 @@ type Log struct {
 
 // Stats counts what a Log has done since it was opened.
 type Stats struct {
-	Written uint64 // entries that are in the file
+	Written uint64 // lines that are in the file
 	Failed  uint64 // entries that could not be written when their request was answered
 	Missed  uint64 // entries lost for good: they found no place in the backlog
 	Backlog int    // bytes that wait to be written
@@ -152,24 +152,29 @@ func (l *Log) keep(object []byte) {
 
 // flush writes the backlog, and then how many entries are missing after it.
 func (l *Log) flush() error {
-	if len(l.backlog) == 0 {
+	if len(l.backlog) == 0 && l.missed == 0 {
 		return nil
 	}
-	n, err := l.out.appendLines(l.backlog[l.begun:])
-	l.advance(n)
-	if err != nil {
+	if err := l.flushBacklog(); err != nil {
 		return err
 	}
 	if l.missed > 0 {
 		gap := Entry{Time: time.Now(), Operation: "audit", Outcome: Error,
 			Error: fmt.Sprintf("%d entries could not be written and are lost", l.missed)}
 		l.backlog, l.missed = append(gap.AppendJSON(l.backlog), '\n'), 0
-		l.stats.Written-- // the gap is no entry
-		return l.flush()
+		if err := l.flushBacklog(); err != nil {
+			return err
+		}
 	}
 	l.backlog = nil // it may have been large
-	l.cfg.Logger.Info("audit: entries can be written again, and all that were kept have been")
+	l.cfg.Logger.Info("audit: entries can be written again")
 	return nil
+}
+
+func (l *Log) flushBacklog() error {
+	n, err := l.out.appendLines(l.backlog[l.begun:])
+	l.advance(n)
+	return err
 }
 
 // advance drops the whole lines among the next n bytes of the backlog, and
