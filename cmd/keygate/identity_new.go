@@ -223,7 +223,7 @@ func (n *newIdentity) write(key crypto.Signer, der []byte) error {
 	}
 	err = writeFile(n.certFile, certificate, 0o644, n.force)
 	if err != nil && !n.force {
-		err = errors.Join(err, os.Remove(n.keyFile)) // the one that this call made
+		os.Remove(n.keyFile) // the one that this call made, of no use without its certificate
 	}
 	return hintForce(err)
 }

@@ -7,8 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -80,13 +84,25 @@ func printResult(out io.Writer, asJSON bool, v any, text func(w io.Writer)) erro
 	return w.Flush()
 }
 
-// explain adds what to do to the errors that a newcomer meets first.
+// explain adds what to do to the error that a newcomer meets first, and has any
+// error show what a stranger's server answered as one harmless line.
 func explain(err error) error {
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return fmt.Errorf("%w (name its authority with --cacert)", err)
+	if err == nil {
+		return nil
 	}
-	return err
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		err = fmt.Errorf("%w (name its authority with --cacert)", err)
+	}
+	return shown{err}
 }
+
+// A shown error prints as one line that is safe for a terminal.
+type shown struct{ error }
+
+func (e shown) Error() string { return printable(e.error.Error()) }
+
+// Unwrap returns the error as it was.
+func (e shown) Unwrap() error { return e.error }
 
 // completionTimeout bounds how long a TAB may take.
 const completionTimeout = 2 * time.Second
@@ -112,4 +128,14 @@ func (c *connection) complete(list lister) cobra.CompletionFunc {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// printable returns s as it can be shown on a terminal: what is not printable
+// is escaped, as what a stranger sends to a gateway comes here, too.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) < 0 {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
 }
