@@ -1,0 +1,96 @@
+// Package storetest is the suite that every keystore.Store passes. A fault that
+// is found in one driver becomes a case here, so that all drivers get it.
+package storetest
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/keygate/keygate/keystore"
+)
+
+// A Harness makes the stores that the suite tests.
+type Harness struct {
+	// Fresh makes an empty store and returns a function that opens it, each
+	// time as another node of the cluster would. Both end the test on error,
+	// and close what they open by t.Cleanup. open is called by the goroutine of
+	// the test only.
+	Fresh func(t *testing.T) (open func() keystore.Store)
+	// Rounds is how often each race is run; zero is 20.
+	Rounds int
+}
+
+// Run runs the suite.
+func Run(t *testing.T, h Harness) {
+	if h.Rounds == 0 {
+		h.Rounds = 20
+	}
+	for _, c := range []struct {
+		rule string
+		test func(*testing.T, Harness)
+	}{
+		{"create, get, update, delete", testLife},
+		{"create: a taken name is ErrExists and the record stays", testCreateExists},
+		{"a name without a record is ErrNotFound", testAbsent},
+		{"update and delete: another revision is ErrConflict and the record stays", testConflict},
+		{"BI-05 an invalid name is ErrName before the store is touched", testInvalidNames},
+		{"every valid name holds its own record", testValidNames},
+		{"KS-12 names that differ by case do not collide", testCase},
+		{"records of 0 to MaxRecordSize bytes come back as they were", testSizes},
+		{"a longer record is refused and nothing is stored", testTooLong},
+		{"revisions never repeat", testRevisions},
+		{"slices belong to the caller", testOwnership},
+		{"list: order, prefix, after and n", testList},
+		{"list: 1,100 names in pages", testPages},
+		{"a context that has ended is ErrUnavailable and nothing changes", testContext},
+		{"what one node writes another reads", testNodes},
+		{"watch tells of changes, or is ErrNoWatch", testWatch},
+		{"KS-15 of 8 concurrent creates one succeeds", testCreateRace},
+		{"concurrent updates lose nothing", testUpdateRace},
+		{"of concurrent deletes one succeeds", testDeleteRace},
+		{"readers never see half of a write", testReaders},
+		{"a closed store is ErrUnavailable, its records stay", testClose},
+	} {
+		t.Run(c.rule, func(t *testing.T) { c.test(t, h) })
+	}
+}
+
+// want ends the test unless err is the sentinel; nil wants success.
+func want(t *testing.T, call string, err, sentinel error) {
+	t.Helper()
+	if !errors.Is(err, sentinel) {
+		t.Fatalf("%s: got error %v, want %v", call, err, sentinel)
+	}
+}
+
+// create stores record under name and returns its revision.
+func create(t *testing.T, s keystore.Store, name string, record []byte) keystore.Revision {
+	t.Helper()
+	want(t, "create "+name, s.Create(t.Context(), name, record), nil)
+	return holds(t, s, name, record)
+}
+
+// holds checks that name holds record and returns its revision.
+func holds(t *testing.T, s keystore.Store, name string, record []byte) keystore.Revision {
+	t.Helper()
+	got, rev, err := s.Get(t.Context(), name)
+	want(t, "get "+name, err, nil)
+	if !bytes.Equal(got, record) {
+		t.Fatalf("get %s: got %d bytes %.32q, want %d bytes %.32q", name, len(got), got, len(record), record)
+	}
+	if rev == "" {
+		t.Fatalf("get %s: empty revision", name)
+	}
+	return rev
+}
+
+// absent checks that the store is sure to hold no record of name.
+func absent(t *testing.T, s keystore.Store, name string) {
+	t.Helper()
+	record, rev, err := s.Get(t.Context(), name)
+	want(t, "get "+name, err, keystore.ErrNotFound)
+	if record != nil || rev != "" {
+		t.Fatalf("get %s: a record or revision with ErrNotFound", name)
+	}
+}
