@@ -1,0 +1,86 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+
+	"github.com/keygate/keygate/api"
+)
+
+// decode reads the request's body as KES does: one JSON document, of which
+// unknown fields, and after which all else, are ignored. Whatever the
+// Content-Type says, and with or without Content-Length. It returns api.ErrBody.
+func (r *request) decode(into any) error {
+	if err := r.read(); err != nil {
+		return err
+	}
+	err := json.Unmarshal(r.body, into)
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		// Perhaps it is what comes after the document.
+		err = json.NewDecoder(bytes.NewReader(r.body)).Decode(into)
+	}
+	if err != nil {
+		return api.ErrBody
+	}
+	return nil
+}
+
+// decodeOptional is decode for a body that may be empty.
+func (r *request) decodeOptional(into any) error {
+	if err := r.read(); err != nil || len(r.body) == 0 {
+		return err
+	}
+	return r.decode(into)
+}
+
+// read reads the body, once. The route's limit holds for it, whatever its
+// Content-Length says.
+func (r *request) read() (err error) {
+	if r.body != nil {
+		return nil
+	}
+	if r.http.ContentLength > r.route.maxBody {
+		return api.ErrBody
+	}
+	r.body, err = readAll(r.http.Body, r.http.ContentLength, r.route.maxBody)
+	if err != nil {
+		return api.ErrBody
+	}
+	return nil
+}
+
+// readAll reads at most limit bytes to the end of body, of which hint are
+// expected, if it is not negative. It leaves no other copy of them behind.
+func readAll(body io.Reader, hint, limit int64) ([]byte, error) {
+	size := hint + 1 // so that its end is seen without another byte's room
+	if hint < 0 {
+		size = 512
+	}
+	b := make([]byte, 0, size)
+	for {
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF && int64(len(b)) <= limit {
+			return b, nil
+		}
+		if err == nil && int64(len(b)) > limit {
+			err = io.ErrShortBuffer
+		}
+		if err != nil {
+			clear(b)
+			return nil, err
+		}
+		if len(b) == cap(b) {
+			b = grow(b)
+		}
+	}
+}
+
+func grow(b []byte) []byte {
+	next := make([]byte, len(b), 2*cap(b))
+	copy(next, b)
+	clear(b)
+	return next
+}

@@ -1,0 +1,75 @@
+package gateway
+
+import "github.com/keygate/keygate/api"
+
+func (s *Server) generateDataKey(r *request) (any, error) {
+	name, err := r.name()
+	if err != nil {
+		return nil, err
+	}
+	var in api.GenerateKeyRequest
+	if err := r.decodeOptional(&in); err != nil {
+		return nil, err
+	}
+	plaintext, ciphertext, use, err := s.cfg.KMS.GenerateDataKey(r.ctx, name, in.Context)
+	r.used(use)
+	if err != nil {
+		return nil, err
+	}
+	return &api.GenerateKeyResponse{Plaintext: plaintext, Ciphertext: ciphertext}, nil
+}
+
+func (s *Server) encrypt(r *request) (any, error) {
+	name, err := r.name()
+	if err != nil {
+		return nil, err
+	}
+	var in api.EncryptRequest
+	err = r.decode(&in)
+	defer func() { clear(in.Plaintext) }()
+	if err != nil {
+		return nil, err
+	}
+	ciphertext, use, err := s.cfg.KMS.Encrypt(r.ctx, name, in.Plaintext, in.Context)
+	r.used(use)
+	if err != nil {
+		return nil, err
+	}
+	return &api.EncryptResponse{Ciphertext: ciphertext}, nil
+}
+
+func (s *Server) decrypt(r *request) (any, error) {
+	name, err := r.name()
+	if err != nil {
+		return nil, err
+	}
+	var in api.DecryptRequest
+	if err := r.decode(&in); err != nil {
+		return nil, err
+	}
+	plaintext, use, err := s.cfg.KMS.Decrypt(r.ctx, name, in.Ciphertext, in.Context)
+	r.used(use)
+	if err != nil {
+		return nil, err
+	}
+	return &api.DecryptResponse{Plaintext: plaintext}, nil
+}
+
+func (s *Server) mac(r *request) (any, error) {
+	name, err := r.name()
+	if err != nil {
+		return nil, err
+	}
+	var in api.HMACRequest
+	err = r.decode(&in)
+	defer func() { clear(in.Message) }()
+	if err != nil {
+		return nil, err
+	}
+	mac, use, err := s.cfg.KMS.MAC(r.ctx, name, in.Message)
+	r.used(use)
+	if err != nil {
+		return nil, err
+	}
+	return &api.HMACResponse{HMAC: mac[:]}, nil
+}

@@ -1,0 +1,141 @@
+// Package gateway is the HTTPS door: a REST API, compatible with that of KES,
+// over a kms.KMS. Each request goes one way: identify, authorize, decode, run,
+// audit, answer.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/kms"
+)
+
+// Config is what a Server keeps for its life. KMS, Audit and ErrorLog are
+// required, and stay the caller's to close after Serve has returned.
+type Config struct {
+	KMS      *kms.KMS
+	Audit    *audit.Log
+	ErrorLog *ErrorLog
+
+	Version string // of the gateway, as it is told to clients
+	Commit  string
+
+	// Now is the clock, for tests. Nil means time.Now.
+	Now func() time.Time
+}
+
+// A Server serves the API. It is safe for concurrent use.
+type Server struct {
+	cfg     Config
+	logger  *slog.Logger
+	started time.Time
+	routes  []route
+	echo    *echo.Echo
+	state   atomic.Pointer[state]
+	metrics *metrics
+	health  health
+	expired warnings
+	stop    chan struct{} // closed when the server begins to drain
+}
+
+// drainTime is how long requests may take to end after Serve is told to.
+const drainTime = 10 * time.Second
+
+// New returns a server with a first state. It does no I/O.
+func New(cfg Config, first State) (*Server, error) {
+	if cfg.KMS == nil || cfg.Audit == nil || cfg.ErrorLog == nil {
+		return nil, errors.New("gateway: KMS, audit log and error log are required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), started: cfg.Now().UTC(), routes: routes(), stop: make(chan struct{})}
+	s.health.kms = cfg.KMS
+	s.metrics = newMetrics(s)
+	s.echo = s.router()
+	if err := s.Reload(first); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Reload replaces the state: all of it, or, with an error, nothing. Requests
+// that have begun end under the state that they began with; those that come
+// later on a connection that is open already are under the new one.
+func (s *Server) Reload(next State) error {
+	st, err := s.compile(next)
+	if err != nil {
+		return err
+	}
+	s.state.Store(st)
+	return nil
+}
+
+// Serve accepts connections from ln until ctx ends. Then it accepts no more,
+// ends the log streams, lets other requests end for up to ten seconds, and
+// returns nil, or the error that says that requests were cut off. It closes ln.
+// It must be called at most once.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	srv := s.httpServer()
+	failed := make(chan error, 1)
+	go func() { failed <- srv.ServeTLS(ln, "", "") }()
+	select {
+	case err := <-failed:
+		close(s.stop)
+		srv.Close()
+		return err
+	case <-ctx.Done():
+	}
+	close(s.stop)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	err := srv.Shutdown(drain)
+	if err != nil {
+		srv.Close()
+		err = errors.New("gateway: requests did not end in time and were cut off")
+	}
+	<-failed
+	return err
+}
+
+// Handler returns the door itself, for a listener of the caller's. Without TLS
+// under it, each request is one without a client certificate.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Routes, rules and names are those of the decoded path, and of no other.
+		r.URL.RawPath = ""
+		s.echo.ServeHTTP(w, r)
+	})
+}
+
+// router registers each route of the table, and nothing else.
+func (s *Server) router() *echo.Echo {
+	e := echo.New()
+	for i := range s.routes {
+		rt := &s.routes[i]
+		for _, path := range rt.patterns() {
+			h := s.handle(rt)
+			for _, method := range rt.methods() {
+				e.Add(method, path, h).Name = rt.action.String()
+			}
+			e.RouteNotFound(path, h).Name = rt.action.String() // other methods
+		}
+	}
+	e.HTTPErrorHandler = func(_ error, c echo.Context) { s.serve(c.Response().Writer, c.Request(), nil, "") }
+	return e
+}
+
+func (s *Server) handle(rt *route) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		s.serve(c.Response().Writer, c.Request(), rt, c.Param("*"))
+		return nil
+	}
+}

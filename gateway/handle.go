@@ -1,0 +1,132 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/keygate/keygate/api"
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/policy"
+)
+
+// A request is one request on its way through the door.
+type request struct {
+	http     *http.Request
+	ctx      context.Context // ends with the client, or with the route's time
+	state    *state          // one for all of the request
+	route    *route          // nil if there is none
+	resource string          // what follows the route's path: of rules, audit and operation alike
+	identity policy.Identity // empty: none was shown, or none is needed and it was no valid one
+	entry    audit.Entry     // filled on the way
+	start    time.Time       // for the duration
+	body     []byte          // wiped at the end
+}
+
+// serve is the one way of every request, known route or not.
+func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
+	r := s.open(hr, rt, resource)
+	defer func() { clear(r.body) }()
+	defer s.metrics.begin()()
+	w.Header().Set("X-Request-Id", r.entry.RequestID)
+	reply, err := s.do(w, r)
+	s.answer(w, r, reply, err)
+}
+
+func (s *Server) open(hr *http.Request, rt *route, resource string) *request {
+	r := &request{http: hr, state: s.state.Load(), route: rt, resource: resource, start: time.Now()}
+	r.entry = audit.Entry{Time: s.cfg.Now(), RequestID: newRequestID(), Source: hr.RemoteAddr}
+	if rt == nil {
+		r.entry.Path = shorten(hr.URL.Path)
+		return r
+	}
+	r.entry.Operation = rt.action.String()
+	switch {
+	case namesKey(rt.action) && keystore.ValidName(resource):
+		r.entry.Key = resource
+	case rt.action.TakesName() || rt.action.Lists():
+		r.entry.Path = shorten(hr.URL.Path)
+	}
+	return r
+}
+
+// do does the operation, or returns why it is not done. Names are looked at only
+// after the client is known to be allowed: a stranger learns nothing of them.
+func (s *Server) do(w http.ResponseWriter, r *request) (reply any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			reply, err = nil, fmt.Errorf("gateway: panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	cancel := r.limitTime(w)
+	defer cancel()
+	if r.route == nil {
+		s.identify(r)
+		return nil, api.ErrNotImplemented
+	}
+	if !r.route.accepts(r.http.Method) {
+		w.Header().Set("Allow", r.route.method)
+		w.Header().Set("Accept", r.route.method) // where KES has it
+		s.identify(r)
+		return nil, api.MethodError(shorten(r.http.Method), r.route.method)
+	}
+	if err := s.authorize(r); err != nil {
+		return nil, err
+	}
+	if !r.route.public {
+		if err := s.cfg.Audit.Ready(); err != nil {
+			return nil, errors.Join(api.ErrAuditUnavailable, err)
+		}
+	}
+	return r.route.run(s, r)
+}
+
+// writeTime is what is left to write an answer when the time of its operation is
+// over.
+const writeTime = 5 * time.Second
+
+// limitTime sets the deadlines of the request's connection or stream and the end
+// of its context. They are set for every request, as those of the last one on an
+// HTTP/1.1 connection stay.
+func (r *request) limitTime(w http.ResponseWriter) context.CancelFunc {
+	timeout := writeTime
+	if r.route != nil {
+		timeout = r.state.settings[r.route.action].timeout
+	}
+	c := http.NewResponseController(w)
+	if timeout == 0 {
+		r.ctx = r.http.Context()
+		c.SetReadDeadline(time.Time{})
+		c.SetWriteDeadline(time.Time{})
+		return func() {}
+	}
+	// Without deadlines (in a test without a connection) the context remains.
+	c.SetReadDeadline(r.start.Add(timeout))
+	c.SetWriteDeadline(r.start.Add(timeout + writeTime))
+	ctx, cancel := context.WithTimeout(r.http.Context(), timeout)
+	r.ctx = ctx
+	return cancel
+}
+
+func namesKey(a policy.Action) bool {
+	switch a {
+	case policy.CreateKey, policy.ImportKey, policy.DescribeKey, policy.DeleteKey, policy.GenerateDataKey, policy.Encrypt, policy.Decrypt, policy.MAC:
+		return true
+	}
+	return false
+}
+
+// maxText bounds what is repeated of a request's path and method. No valid path
+// is longer.
+const maxText = 200
+
+func shorten(s string) string {
+	if len(s) > maxText {
+		return s[:maxText] + "..."
+	}
+	return s
+}

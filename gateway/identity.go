@@ -1,0 +1,167 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/keygate/keygate/api"
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/policy"
+)
+
+// The answers to clients whose certificate identifies nobody, with the texts of
+// KES.
+var (
+	errNoTLS         = &api.Error{Status: http.StatusBadRequest, Message: "insecure connection: TLS is required"}
+	errNoCertificate = &api.Error{Status: http.StatusBadRequest, Message: "tls: client certificate is required"}
+	errCertificates  = &api.Error{Status: http.StatusBadRequest, Message: "tls: received more than one client certificate"}
+)
+
+// The answers to clients whose certificate is not accepted.
+var (
+	errUsage       = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate is not for client authentication"}
+	errExpired     = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate has expired"}
+	errNotYetValid = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate is not yet valid"}
+)
+
+// A peer is the other end of a connection.
+type peer struct {
+	err        *api.Error // why it has no identity; the rest is empty then
+	identity   policy.Identity
+	leaf       *x509.Certificate
+	selfSigned bool
+}
+
+// A connection holds what is found out of its peer at the first request.
+type connection struct {
+	once sync.Once
+	peer peer
+}
+
+type connectionKey struct{}
+
+// withConnection is http.Server.ConnContext.
+func withConnection(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, new(connection))
+}
+
+// peerOf returns the peer of a request's connection.
+func peerOf(r *http.Request) *peer {
+	c, ok := r.Context().Value(connectionKey{}).(*connection)
+	if !ok {
+		c = new(connection)
+	}
+	c.once.Do(func() {
+		if r.TLS == nil {
+			c.peer.err = errNoTLS
+			return
+		}
+		c.peer = newPeer(r.TLS.PeerCertificates)
+	})
+	return &c.peer
+}
+
+// newPeer returns who presents chain in a handshake. As in KES, exactly one
+// certificate of the chain is not that of an authority, and its key is the
+// identity. Unlike in KES it has to be the first: it is the only one whose
+// private key the peer has proved to have (RFC 8446, 4.4.2).
+func newPeer(chain []*x509.Certificate) peer {
+	leaves := 0
+	for _, c := range chain {
+		if !c.IsCA {
+			leaves++
+		}
+	}
+	switch {
+	case leaves > 1:
+		return peer{err: errCertificates}
+	case leaves == 0 || chain[0].IsCA:
+		return peer{err: errNoCertificate}
+	}
+	leaf := chain[0]
+	return peer{identity: policy.IdentityOf(leaf.RawSubjectPublicKeyInfo), leaf: leaf, selfSigned: isSelfSigned(leaf)}
+}
+
+func isSelfSigned(c *x509.Certificate) bool {
+	return bytes.Equal(c.RawIssuer, c.RawSubject) &&
+		c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
+}
+
+// identify sets the request's identity, or returns why there is none.
+func (s *Server) identify(r *request) error {
+	p := peerOf(r.http)
+	if p.err != nil {
+		return p.err
+	}
+	r.identity = p.identity
+	r.entry.Identity = string(p.identity)
+	return nil
+}
+
+// authorize returns nil if the request may be done, by whom it is made.
+func (s *Server) authorize(r *request) error {
+	err := s.identify(r)
+	if r.state.settings[r.route.action].open {
+		return nil
+	}
+	r.entry.Outcome = audit.Denied
+	if err != nil {
+		s.metrics.refused.WithLabelValues("identity").Inc()
+		return err
+	}
+	r.entry.Policy = r.state.Rules.PolicyOf(r.identity)
+	if err := s.admit(r); err != nil {
+		return err
+	}
+	if r.route.access == authorized && !r.state.Rules.Authorize(r.identity, r.route.action, r.resource).Allowed {
+		return api.ErrNotAllowed
+	}
+	r.entry.Outcome = ""
+	return nil
+}
+
+// admit checks the client's certificate, at each request: a certificate can
+// expire, and the rules can change, while its connection lasts.
+func (s *Server) admit(r *request) error {
+	p := peerOf(r.http)
+	if !mayAuthenticate(p.leaf, r.state.Clients.AnyUsage) {
+		s.metrics.refused.WithLabelValues("usage").Inc()
+		return errUsage
+	}
+	invalid := validity(p.leaf, s.cfg.Now())
+	switch {
+	case invalid == nil:
+		return nil
+	case p.selfSigned && !r.state.Clients.RefuseExpired:
+		s.acceptExpired(r)
+		return nil
+	}
+	s.metrics.refused.WithLabelValues("validity").Inc()
+	return invalid
+}
+
+// mayAuthenticate reports whether c is marked for the authentication of a TLS
+// client (RFC 5280, 4.2.1.3 and 4.2.1.12). Unlike there, no mark, or that for
+// any use, does not do.
+func mayAuthenticate(c *x509.Certificate, anyUsage bool) bool {
+	if c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return false
+	}
+	return anyUsage || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+}
+
+func validity(c *x509.Certificate, now time.Time) error {
+	switch {
+	case now.Before(c.NotBefore):
+		return errNotYetValid
+	case now.After(c.NotAfter):
+		return errExpired
+	}
+	return nil
+}

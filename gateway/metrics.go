@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"crypto/fips140"
+	"net/http"
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keygate/keygate/api"
+)
+
+// metrics are the server's figures: a rich set, and that of KES. No label holds
+// what a client sends.
+type metrics struct {
+	requests      *prometheus.CounterVec   // by operation and outcome
+	durations     *prometheus.HistogramVec // by operation
+	active        prometheus.Gauge
+	refused       *prometheus.CounterVec // by reason
+	expired       prometheus.Counter
+	handshakes    prometheus.Counter
+	protocol      prometheus.Counter
+	auditFailures prometheus.Counter
+	kes           kesMetrics
+
+	all http.Handler
+}
+
+// durationBuckets go from what an answer from memory takes to the longest
+// timeout, in seconds.
+var durationBuckets = []float64{
+	50e-6, 100e-6, 200e-6, 400e-6, 800e-6, 1.5e-3, 3e-3, 6e-3, 12e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5, 5, 10, 15,
+}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keygate_requests_total", Help: "Requests by operation and outcome, refused ones too."}, []string{"operation", "outcome"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "keygate_request_duration_seconds", Help: "Time until the answer was ready.", Buckets: durationBuckets}, []string{"operation"}),
+		active:  gauge("keygate_requests_active", "Requests that are being served, log streams too."),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_client_certificates_refused_total", Help: "Requests refused for their client certificate, by reason."}, []string{"reason"}),
+		expired: counter("keygate_client_certificates_expired_total", "Requests accepted with a self-signed client certificate outside its validity."),
+		handshakes: counter("keygate_tls_handshake_errors_total",
+			"Connections that ended in the TLS handshake: without a client certificate, with one that is not accepted, or with no TLS that is spoken here."),
+		protocol:      counter("keygate_http_protocol_errors_total", "Breaches of the HTTP protocol by clients."),
+		auditFailures: counter("keygate_audit_failures_total", "Entries that could not be written to the audit log in time."),
+		kes:           newKESMetrics(s),
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m.requests, m.durations, m.active, m.refused, m.expired, m.handshakes, m.protocol, m.auditFailures)
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(s.buildInfo(), s.certificateExpiry(), s.lostLines())
+	registry.MustRegister(s.kmsFigures()...)
+	m.all = handlerOf(registry)
+	return m
+}
+
+func handlerOf(r *prometheus.Registry) http.Handler {
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{DisableCompression: true})
+}
+
+func counter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+}
+
+// begin counts a request as active until end is called.
+func (m *metrics) begin() (end func()) {
+	m.active.Inc()
+	m.kes.active.Inc()
+	return func() {
+		m.active.Dec()
+		m.kes.active.Dec()
+	}
+}
+
+// observe counts a request whose answer is ready.
+func (m *metrics) observe(r *request, failure *api.Error) {
+	operation := "unknown"
+	if r.route != nil {
+		operation = r.route.action.String()
+	}
+	m.requests.WithLabelValues(operation, string(r.entry.Outcome)).Inc()
+	m.durations.WithLabelValues(operation).Observe(r.entry.Duration.Seconds())
+	status := http.StatusOK
+	if failure != nil {
+		status = failure.Status
+	}
+	m.kes.observe(status, r.entry.Duration)
+}
+
+func (s *Server) buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keygate_build_info", Help: "Always 1; the labels say what is running.",
+		ConstLabels: prometheus.Labels{"version": s.cfg.Version, "commit": s.cfg.Commit, "go": runtime.Version(), "fips": strconv.FormatBool(fips140.Enabled())},
+	}, func() float64 { return 1 })
+}
+
+func (s *Server) certificateExpiry() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keygate_server_certificate_expiry_seconds", Help: "When the server's certificate ends, in seconds since 1970.",
+	}, func() float64 {
+		leaf := s.state.Load().Certificate.Leaf
+		if leaf == nil {
+			return 0
+		}
+		return float64(leaf.NotAfter.Unix())
+	})
+}
+
+func (s *Server) lostLines() prometheus.Collector {
+	return counterFunc("keygate_error_log_lost_lines_total", "Lines that followers of the error log were too slow for.",
+		func() uint64 { return s.cfg.ErrorLog.follows.lost.Load() })
+}
+
+// kmsFigures are the counters of package kms.
+func (s *Server) kmsFigures() []prometheus.Collector {
+	k := s.cfg.KMS
+	return []prometheus.Collector{
+		counterFunc("keygate_record_cache_hits_total", "Key records answered from memory.", func() uint64 { return k.Stats().RecordHits }),
+		counterFunc("keygate_record_cache_misses_total", "Key records asked of the key store.", func() uint64 { return k.Stats().RecordMisses }),
+		counterFunc("keygate_record_cache_offline_total", "Key records answered from memory while the key store could not be asked.", func() uint64 { return k.Stats().RecordsOffline }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_record_cache_records", Help: "Key records in memory."}, func() float64 { return float64(k.Stats().Records) }),
+		counterFunc("keygate_corrupt_records_total", "Key records that were not what was stored. Each is an alarm.", func() uint64 { return k.Stats().CorruptRecords }),
+		counterFunc("keygate_store_errors_total", "Reads that the key store could not answer.", func() uint64 { return k.Stats().StoreErrors }),
+		counterFunc("keygate_root_errors_total", "Calls that the root of trust could not answer.", func() uint64 { return k.Stats().RootErrors }),
+	}
+}
+
+func counterFunc(name, help string, value func() uint64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+}
+
+// A scrape is the reply of a metrics route.
+type scrape struct{ http.Handler }
+
+func (s scrape) stream(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(w, r) }
+
+func (s *Server) allMetrics(*request) (any, error) { return scrape{s.metrics.all}, nil }
+
+func (s *Server) kesMetrics(*request) (any, error) { return scrape{s.metrics.kes.handler}, nil }
