@@ -2,33 +2,12 @@ package gateway
 
 import "time"
 
-// TLSConfig is the tls section of the configuration file.
-type TLSConfig struct {
-	// Key is the file of the server's private key, in PEM.
-	Key string `yaml:"key"`
-	// Cert is the file of the server's certificate and of the intermediate
-	// ones, in PEM.
-	Cert string `yaml:"cert"`
-	// Password decrypts Key, if that is encrypted in the way of RFC 1421.
-	Password string `yaml:"password"`
-
-	// Auth is "on" if client certificates have to lead to an authority of CA,
-	// and "off", the default, if a client is known by its key alone.
-	Auth string `yaml:"auth"`
-	// CA is a file, or a directory of files, of the authorities of client
-	// certificates, in PEM. Empty means those of the system.
-	CA string `yaml:"ca"`
-
-	// Clients says which client certificates are accepted.
-	Clients ClientsConfig `yaml:"clients"`
-}
-
 // ClientsConfig says which client certificates are accepted. The zero value is
 // the default.
 type ClientsConfig struct {
 	// AnyUsage accepts certificates that are not marked for the authentication
-	// of TLS clients (extended key usage clientAuth). With TLSConfig.Auth "on",
-	// those that are marked for other uses only are refused all the same.
+	// of TLS clients (extended key usage clientAuth). With State.ClientCAs, those
+	// that are marked for other uses only are refused all the same.
 	AnyUsage bool `yaml:"any_usage"`
 	// RefuseExpired refuses also self-signed certificates outside their
 	// validity. The default is to accept them with a warning, as KES API keys

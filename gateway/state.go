@@ -56,17 +56,30 @@ func (s *Server) compile(next State) (*state, error) {
 	}
 	skipsAuth := false
 	for _, path := range slices.Sorted(maps.Keys(next.Routes)) {
-		if err := s.configure(st, path, next.Routes[path]); err != nil {
+		cfg := next.Routes[path]
+		if err := CheckRoute(path, cfg); err != nil {
 			return nil, err
 		}
-		skipsAuth = skipsAuth || next.Routes[path].SkipAuth
+		st.configure(routeOf(s.routes, path).action, cfg)
+		skipsAuth = skipsAuth || cfg.SkipAuth
 	}
 	st.tls = s.tlsConfig(st, skipsAuth)
 	return st, nil
 }
 
-func (s *Server) configure(st *state, path string, cfg RouteConfig) error {
-	rt := s.routeOf(path)
+func (st *state) configure(a policy.Action, cfg RouteConfig) {
+	set := st.settings[a]
+	set.open = set.open || cfg.SkipAuth
+	if cfg.Timeout > 0 {
+		set.timeout = cfg.Timeout
+	}
+	st.settings[a] = set
+}
+
+// CheckRoute returns why cfg cannot be the configuration of the route with that
+// path, or nil if it can. A slash at the end of the path makes no difference.
+func CheckRoute(path string, cfg RouteConfig) error {
+	rt := routeOf(routes(), path)
 	switch {
 	case rt == nil:
 		return fmt.Errorf("gateway: api: %q is not the path of a route", path)
@@ -75,20 +88,14 @@ func (s *Server) configure(st *state, path string, cfg RouteConfig) error {
 	case cfg.Timeout < 0:
 		return fmt.Errorf("gateway: api: %s: timeout %v is negative", path, cfg.Timeout)
 	}
-	set := st.settings[rt.action]
-	set.open = set.open || cfg.SkipAuth
-	if cfg.Timeout > 0 {
-		set.timeout = cfg.Timeout
-	}
-	st.settings[rt.action] = set
 	return nil
 }
 
-func (s *Server) routeOf(path string) *route {
+func routeOf(table []route, path string) *route {
 	path = strings.TrimSuffix(path, "/")
-	i := slices.IndexFunc(s.routes, func(rt route) bool { return strings.TrimSuffix(rt.action.Path(), "/") == path })
+	i := slices.IndexFunc(table, func(rt route) bool { return strings.TrimSuffix(rt.action.Path(), "/") == path })
 	if i < 0 {
 		return nil
 	}
-	return &s.routes[i]
+	return &table[i]
 }
