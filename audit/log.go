@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,7 @@ type Config struct {
 	// written. Nil means true.
 	Required *bool `yaml:"required"`
 
-	// Off drops entries: only subscribers see them.
+	// Off drops entries: only subscribers see them. SetOff changes it.
 	Off bool `yaml:"-"`
 	// Logger is told when entries cannot be written any more, and when they can
 	// again. Nil means slog.Default.
@@ -37,6 +38,7 @@ var ErrUnavailable = errors.New("audit: log is unavailable")
 // A Log writes entries. It is safe for concurrent use.
 type Log struct {
 	cfg  Config
+	off  atomic.Bool
 	subs subscribers
 
 	mu      sync.Mutex
@@ -61,15 +63,17 @@ func Open(cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if cfg.Off {
-		cfg.File = ""
-	}
 	out, err := openOutput(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &Log{cfg: cfg, out: out}, nil
+	l := &Log{cfg: cfg, out: out}
+	l.off.Store(cfg.Off)
+	return l, nil
 }
+
+// SetOff says whether entries are dropped from now on.
+func (l *Log) SetOff(off bool) { l.off.Store(off) }
 
 // Write appends the entry to the file, after those that could not be written
 // before, and gives it to the subscribers. When it returns nil, write(2) has
@@ -81,7 +85,7 @@ func Open(cfg Config) (*Log, error) {
 // what was done. Where the log is not required, the error is always nil.
 func (l *Log) Write(e *Entry) error {
 	l.subs.send(e)
-	if l.cfg.Off {
+	if l.off.Load() {
 		return nil
 	}
 	l.mu.Lock()
@@ -117,6 +121,9 @@ func (l *Log) write(e *Entry) error {
 // before a key operation is started: an operation that cannot be written down
 // must not be done. Where the log is not required, it is always nil.
 func (l *Log) Ready() error {
+	if l.off.Load() {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.flush(); err != nil {
@@ -128,7 +135,7 @@ func (l *Log) Ready() error {
 // Required reports whether key operations are refused while entries cannot be
 // written.
 func (l *Log) Required() bool {
-	return !l.cfg.Off && (l.cfg.Required == nil || *l.cfg.Required)
+	return !l.off.Load() && (l.cfg.Required == nil || *l.cfg.Required)
 }
 
 func (l *Log) tolerate(err error) error {

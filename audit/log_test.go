@@ -296,8 +296,15 @@ func TestOffWritesNothingAndStillFeedsSubscribers(t *testing.T) {
 	if e := <-entries; e.RequestID != entry(1).RequestID {
 		t.Errorf("got %s", e.RequestID)
 	}
-	if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file was made: %v", err)
+	if got := len(read(t, name)); got != 0 {
+		t.Errorf("%d entries in the file, want 0", got)
+	}
+	l.SetOff(false)
+	if err := l.Write(entry(2)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, name); len(got) != 1 || got[0].RequestID != entry(2).RequestID {
+		t.Errorf("after SetOff(false) the file holds %+v", got)
 	}
 }
 
