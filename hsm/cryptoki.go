@@ -1,0 +1,113 @@
+package hsm
+
+/*
+#cgo CFLAGS: -std=c11 -D_DEFAULT_SOURCE -Wall -Wextra -Werror
+#cgo linux LDFLAGS: -ldl
+#cgo noescape kg_gcm
+#cgo nocallback kg_gcm
+#cgo noescape kg_hmac
+#cgo nocallback kg_hmac
+#include <stdlib.h>
+#include "cryptoki.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// functions are the calls that are made here and not through miekg/pkcs11:
+// those that are hot and those that carry secrets. Each is one crossing into C,
+// writes into a buffer of Go, and leaves nothing in the C heap.
+type functions struct{ list *C.struct_ck_functions }
+
+func loadFunctions(path string) (functions, error) {
+	name := C.CString(path)
+	defer C.free(unsafe.Pointer(name))
+	list := C.kg_load(name)
+	if list == nil {
+		return functions{}, fmt.Errorf("hsm: %s has no C_GetFunctionList", path)
+	}
+	return functions{list}, nil
+}
+
+// gcm encrypts or decrypts in with AES-GCM into out and returns the bytes
+// written. In must not be empty memory: a nil pointer means something else to a
+// module, so the buffers of an empty slice point elsewhere.
+func (f functions) gcm(encrypt bool, s pkcs11.SessionHandle, key pkcs11.ObjectHandle, iv, additionalData, in, out []byte) (int, error) {
+	names, mode := [2]string{"C_DecryptInit", "C_Decrypt"}, C.int(0)
+	if encrypt {
+		names, mode = [2]string{"C_EncryptInit", "C_Encrypt"}, 1
+	}
+	r := C.kg_gcm(f.list, mode, C.ck_ulong(s), C.ck_ulong(key), pointer(iv), C.ck_ulong(len(iv)),
+		pointer(additionalData), C.ck_ulong(len(additionalData)), input(in, iv), C.ck_ulong(len(in)), pointer(out), C.ck_ulong(len(out)))
+	return outcome(names, r, len(out))
+}
+
+func (f functions) hmac(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, message, out []byte) (int, error) {
+	r := C.kg_hmac(f.list, C.ck_ulong(s), C.ck_ulong(key), input(message, out), C.ck_ulong(len(message)), pointer(out), C.ck_ulong(len(out)))
+	return outcome([2]string{"C_SignInit", "C_Sign"}, r, len(out))
+}
+
+// importKey makes a session object of the bytes of key.
+func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte) (pkcs11.ObjectHandle, error) {
+	kind := C.int(0)
+	if aes {
+		kind = 1
+	}
+	r := C.kg_import(f.list, C.ck_ulong(s), kind, pointer(key), C.ck_ulong(len(key)))
+	return pkcs11.ObjectHandle(r.len), failed("C_CreateObject", uint(r.rv))
+}
+
+func (f functions) login(s pkcs11.SessionHandle, pin []byte) error {
+	return failed("C_Login", uint(C.kg_login(f.list, C.ck_ulong(s), pointer(pin), C.ck_ulong(len(pin)))))
+}
+
+func outcome(names [2]string, r C.struct_kg_result, room int) (int, error) {
+	if r.rv != 0 {
+		return 0, failed(names[r.begun], uint(r.rv))
+	}
+	if int(r.len) < 0 || int(r.len) > room {
+		return 0, &Error{Function: names[1], Code: pkcs11.CKR_GENERAL_ERROR}
+	}
+	return int(r.len), nil
+}
+
+func pointer(b []byte) *C.ck_byte { return (*C.ck_byte)(unsafe.SliceData(b)) }
+
+// input returns a pointer that is not nil also for an empty slice.
+func input(b, other []byte) *C.ck_byte {
+	if len(b) == 0 {
+		return pointer(other)
+	}
+	return pointer(b)
+}
+
+// unwrapTemplate returns the value of the KEK's CKA_UNWRAP_TEMPLATE.
+func unwrapTemplate() []byte {
+	var size C.ck_ulong
+	template := C.kg_unwrap_template(&size)
+	return C.GoBytes(unsafe.Pointer(template), C.int(size))
+}
+
+func wipeEnv(name string) {
+	c := C.CString(name)
+	defer C.free(unsafe.Pointer(c))
+	C.kg_wipe_env(c)
+}
+
+// cString returns a copy of s in C memory that is never freed.
+func cString(s string) unsafe.Pointer { return unsafe.Pointer(C.CString(s)) }
+
+// ulong reads a CK_ULONG in the memory layout of this machine.
+func ulong(b []byte) (uint, error) {
+	if len(b) != int(unsafe.Sizeof(C.ck_ulong(0))) {
+		return 0, fmt.Errorf("hsm: a CK_ULONG of %d bytes: %w", len(b), kms.ErrUnavailable)
+	}
+	return uint(*(*C.ck_ulong)(unsafe.Pointer(unsafe.SliceData(b)))), nil
+}

@@ -1,0 +1,152 @@
+package hsm
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// An Error is what a function of the PKCS#11 module answered. It wraps the
+// error of package kms that the code means.
+type Error struct {
+	Function string // "C_Decrypt"
+	Code     uint   // the CKR code
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("hsm: %s: %s", e.Function, codeName(e.Code)) }
+
+// Unwrap returns an error of package kms.
+func (e *Error) Unwrap() error { return meanings[e.class()] }
+
+func (e *Error) class() class {
+	if c, ok := codes[e.Code]; ok {
+		return c
+	}
+	return tokenFault
+}
+
+// codeName returns "CKR_DEVICE_ERROR", or the number of a code that has no name.
+func codeName(code uint) string {
+	text := pkcs11.Error(code).Error()
+	if name := text[strings.LastIndexByte(text, ' ')+1:]; name != "" {
+		return name
+	}
+	return fmt.Sprintf("CKR 0x%X", code)
+}
+
+// A class is what a CKR code says is wrong, and so what repairs it.
+type class uint8
+
+const (
+	tokenFault   class = iota // the token, or nobody knows what: try another session, then connect anew
+	sessionFault              // this session: use another
+	objectFault               // the object is gone: load the key again
+	loginFault                // the login is gone: connect anew
+	moduleFault               // the module is not initialised: connect anew
+	pinFault                  // the PIN: never try it again
+	requestFault              // what was asked: trying again changes nothing
+	inputFault                // what was given, or a fault of the token: a canary tells
+)
+
+// meanings says what each class means to package kms.
+var meanings = [...]error{
+	tokenFault:   kms.ErrUnavailable,
+	sessionFault: kms.ErrUnavailable,
+	objectFault:  kms.ErrUnavailable,
+	loginFault:   kms.ErrUnavailable,
+	moduleFault:  kms.ErrUnavailable,
+	pinFault:     kms.ErrDenied,
+	requestFault: kms.ErrUnsupported,
+	inputFault:   kms.ErrUnavailable,
+}
+
+// codes is the class of each code; one that is not here is a tokenFault.
+// PKCS#11 v2.40 5.1.
+var codes = map[uint]class{
+	pkcs11.CKR_SESSION_HANDLE_INVALID:    sessionFault,
+	pkcs11.CKR_SESSION_CLOSED:            sessionFault,
+	pkcs11.CKR_SESSION_COUNT:             sessionFault,
+	pkcs11.CKR_OPERATION_ACTIVE:          sessionFault,
+	pkcs11.CKR_OPERATION_NOT_INITIALIZED: sessionFault,
+	pkcs11.CKR_FUNCTION_CANCELED:         sessionFault,
+
+	pkcs11.CKR_OBJECT_HANDLE_INVALID:         objectFault,
+	pkcs11.CKR_KEY_HANDLE_INVALID:            objectFault,
+	pkcs11.CKR_WRAPPING_KEY_HANDLE_INVALID:   objectFault,
+	pkcs11.CKR_UNWRAPPING_KEY_HANDLE_INVALID: objectFault,
+
+	pkcs11.CKR_USER_NOT_LOGGED_IN: loginFault,
+
+	pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED: moduleFault,
+
+	pkcs11.CKR_PIN_INCORRECT:            pinFault,
+	pkcs11.CKR_PIN_INVALID:              pinFault,
+	pkcs11.CKR_PIN_LEN_RANGE:            pinFault,
+	pkcs11.CKR_PIN_EXPIRED:              pinFault,
+	pkcs11.CKR_PIN_LOCKED:               pinFault,
+	pkcs11.CKR_USER_PIN_NOT_INITIALIZED: pinFault,
+	pkcs11.CKR_USER_TYPE_INVALID:        pinFault,
+
+	pkcs11.CKR_ARGUMENTS_BAD:              requestFault,
+	pkcs11.CKR_ATTRIBUTE_READ_ONLY:        requestFault,
+	pkcs11.CKR_ATTRIBUTE_SENSITIVE:        requestFault,
+	pkcs11.CKR_ATTRIBUTE_TYPE_INVALID:     requestFault,
+	pkcs11.CKR_ATTRIBUTE_VALUE_INVALID:    requestFault,
+	pkcs11.CKR_FUNCTION_NOT_SUPPORTED:     requestFault,
+	pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED: requestFault,
+	pkcs11.CKR_KEY_NOT_WRAPPABLE:          requestFault,
+	pkcs11.CKR_KEY_SIZE_RANGE:             requestFault,
+	pkcs11.CKR_KEY_TYPE_INCONSISTENT:      requestFault,
+	pkcs11.CKR_KEY_UNEXTRACTABLE:          requestFault,
+	pkcs11.CKR_MECHANISM_INVALID:          requestFault,
+	pkcs11.CKR_MECHANISM_PARAM_INVALID:    requestFault,
+	pkcs11.CKR_TEMPLATE_INCOMPLETE:        requestFault,
+	pkcs11.CKR_TEMPLATE_INCONSISTENT:      requestFault,
+	pkcs11.CKR_TOKEN_WRITE_PROTECTED:      requestFault,
+
+	pkcs11.CKR_ENCRYPTED_DATA_INVALID:   inputFault,
+	pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE: inputFault,
+	pkcs11.CKR_WRAPPED_KEY_INVALID:      inputFault,
+	pkcs11.CKR_WRAPPED_KEY_LEN_RANGE:    inputFault,
+	pkcs11.CKR_DATA_INVALID:             inputFault,
+	pkcs11.CKR_SIGNATURE_INVALID:        inputFault,
+	ckrAEADDecryptFailed:                inputFault,
+	// SoftHSM 2.6.1 answers so to a bad tag (mended after it: softhsm/SoftHSMv2
+	// #690), nShield with FUNCTION_FAILED; both also mean a fault.
+	pkcs11.CKR_GENERAL_ERROR:   inputFault,
+	pkcs11.CKR_FUNCTION_FAILED: inputFault,
+}
+
+// PKCS#11 v3.0 has a code of its own for a bad tag.
+const ckrAEADDecryptFailed = 0x35
+
+// failed returns nil or an *Error.
+func failed(function string, code uint) error {
+	if code == pkcs11.CKR_OK {
+		return nil
+	}
+	return &Error{Function: function, Code: code}
+}
+
+// answered turns an error of miekg/pkcs11 into one of ours.
+func answered(function string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if code, ok := err.(pkcs11.Error); ok {
+		return failed(function, uint(code))
+	}
+	return fmt.Errorf("hsm: %s: %w: %w", function, kms.ErrUnavailable, err)
+}
+
+// classOf returns the class of an error that came from the module.
+func classOf(err error) (class, bool) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.class(), true
+	}
+	return 0, false
+}

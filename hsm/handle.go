@@ -1,0 +1,106 @@
+package hsm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// A keyHandle is a master key as its record stores it: wrapped by the KEK, so
+// that any token that holds the KEK can load it. Its bytes are
+//
+//	1   format, 1
+//	1   wrapping, 1: AES-KEY-WRAP by the KEK (RFC 3394)
+//	1   purpose, 1 or 2
+//	16  key id
+//	8   CKA_ID of the KEK
+//	2   size of the wrapped key, big endian
+//	n   wrapped key
+//	c   check: what the right key answers
+//
+// The check of an Encryption key is an IV of 12 bytes and the GCM tag, of 16,
+// of an empty plaintext; that of an Authentication key is the first 16 bytes of
+// an HMAC. Both cover the key id. The wrapping is recorded by its standard, not
+// as a CKM number, since vendors have numbers of their own for it.
+type keyHandle struct {
+	purpose kms.Purpose
+	id      kms.KeyID
+	kek     kekID
+	wrapped []byte
+	check   []byte
+}
+
+// A kekID is the CKA_ID of a KEK.
+type kekID [8]byte
+
+const (
+	handleFormat  = 1
+	wrapRFC3394   = 1
+	handleFixed   = 3 + 16 + 8 + 2
+	wrappedSize   = kms.KeySize + 8 // RFC 3394: 8 bytes more than the key
+	ivSize        = 12              // NIST SP 800-38D 5.2.1.1: the size to use
+	tagSize       = 16
+	macCheckSize  = 16
+	gcmCheckSize  = ivSize + tagSize
+	checkConstant = "keygate key check"
+)
+
+func (h keyHandle) checkSize() int {
+	if h.purpose == kms.Encryption {
+		return gcmCheckSize
+	}
+	return macCheckSize
+}
+
+// checkData is what the check covers: a constant, so that it is no ciphertext
+// or MAC of anything else, and the key id.
+func checkData(id kms.KeyID) []byte { return append([]byte(checkConstant), id[:]...) }
+
+func (h keyHandle) marshal() []byte {
+	b := make([]byte, 0, handleFixed+len(h.wrapped)+len(h.check))
+	b = append(b, handleFormat, wrapRFC3394, byte(h.purpose))
+	b = append(b, h.id[:]...)
+	b = append(b, h.kek[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(h.wrapped)))
+	b = append(b, h.wrapped...)
+	return append(b, h.check...)
+}
+
+// parseHandle is the inverse of marshal. It takes nothing else, and returns
+// ErrCorrupt.
+func parseHandle(b []byte) (keyHandle, error) {
+	h, err := readHandle(b)
+	if err != nil {
+		return keyHandle{}, fmt.Errorf("hsm: key handle: %w: %w", err, kms.ErrCorrupt)
+	}
+	return h, nil
+}
+
+func readHandle(b []byte) (h keyHandle, err error) {
+	if len(b) < handleFixed {
+		return h, errors.New("too short")
+	}
+	if b[0] != handleFormat {
+		return h, fmt.Errorf("unknown format %d", b[0])
+	}
+	if b[1] != wrapRFC3394 {
+		return h, fmt.Errorf("unknown wrapping %d", b[1])
+	}
+	h.purpose = kms.Purpose(b[2])
+	if h.purpose != kms.Encryption && h.purpose != kms.Authentication {
+		return h, fmt.Errorf("unknown purpose %d", b[2])
+	}
+	copy(h.id[:], b[3:])
+	copy(h.kek[:], b[19:])
+	if n := binary.BigEndian.Uint16(b[27:]); n != wrappedSize {
+		return h, fmt.Errorf("wrapped key of %d bytes, not %d", n, wrappedSize)
+	}
+	if rest := len(b) - handleFixed; rest != wrappedSize+h.checkSize() {
+		return h, fmt.Errorf("wrapped key and check of %d bytes, not %d", rest, wrappedSize+h.checkSize())
+	}
+	b = append([]byte(nil), b[handleFixed:]...)
+	h.wrapped, h.check = b[:wrappedSize:wrappedSize], b[wrappedSize:]
+	return h, nil
+}

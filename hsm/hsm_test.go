@@ -1,0 +1,178 @@
+package hsm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/keygate/keygate/hsm"
+	"github.com/keygate/keygate/hsm/hsmtest"
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/kms/roottest"
+	"github.com/keygate/keygate/softhsm"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestRoot(t *testing.T) {
+	roottest.Run(t, func(t *testing.T) kms.Root { return hsmtest.Root(t) })
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func is(t *testing.T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("error is %v, not %v", err, want)
+	}
+}
+
+func says(t *testing.T, err error, text string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), text) {
+		t.Fatalf("error is %v, without %q", err, text)
+	}
+}
+
+// refused opens a root that must not open.
+func refused(t *testing.T, cfg hsm.Config) error {
+	t.Helper()
+	r, err := hsm.Open(t.Context(), cfg, quiet())
+	if err == nil {
+		r.Close()
+		t.Fatal("it opens")
+	}
+	return err
+}
+
+func newKey(t *testing.T, r kms.Root, purpose kms.Purpose) []byte {
+	t.Helper()
+	handle, err := r.NewKey(t.Context(), kms.KeyID{1}, purpose)
+	ok(t, err)
+	return handle
+}
+
+func TestKeysOutliveTheProcess(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	_, err := hsm.Init(t.Context(), cfg)
+	ok(t, err)
+	r, err := hsm.Open(t.Context(), cfg, quiet())
+	ok(t, err)
+	handle := newKey(t, r, kms.Encryption)
+	ciphertext, err := r.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
+	ok(t, err)
+	mac, err := r.MAC(t.Context(), nil, []byte("record"))
+	ok(t, err)
+	ok(t, r.Close())
+
+	r = hsmtest.Open(t, cfg)
+	got, err := r.Decrypt(t.Context(), handle, ciphertext, nil)
+	ok(t, err)
+	if !bytes.Equal(got, []byte("plaintext")) {
+		t.Errorf("plaintext is %q", got)
+	}
+	again, err := r.MAC(t.Context(), nil, []byte("record"))
+	ok(t, err)
+	if again != mac {
+		t.Error("the record key is another one")
+	}
+}
+
+func TestHandleOfAnotherTokenIsCorrupt(t *testing.T) {
+	one, two := hsmtest.Root(t), hsmtest.Root(t)
+	handle := newKey(t, one, kms.Encryption)
+	_, err := two.Encrypt(t.Context(), handle, nil, nil)
+	is(t, err, kms.ErrCorrupt)
+	says(t, err, "KEK")
+}
+
+func TestTwoRootsShareTheModule(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	_, err := hsm.Init(t.Context(), cfg)
+	ok(t, err)
+	one := hsmtest.Open(t, cfg)
+	two, err := hsm.Open(t.Context(), cfg, quiet())
+	ok(t, err)
+	handle := newKey(t, one, kms.Encryption)
+	ciphertext, err := two.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
+	ok(t, err)
+	ok(t, two.Close()) // and with it neither the module nor the login
+	_, err = one.Decrypt(t.Context(), handle, ciphertext, nil)
+	ok(t, err)
+}
+
+func TestOpenRefusesWhatItCannotUse(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	t.Run("no root keys", func(t *testing.T) {
+		says(t, refused(t, cfg), "keygate hsm init")
+	})
+	t.Run("no such module", func(t *testing.T) {
+		cfg := cfg
+		cfg.Module = "/nonexistent/module.so"
+		says(t, refused(t, cfg), "/nonexistent/module.so")
+	})
+	t.Run("not a module", func(t *testing.T) {
+		cfg := cfg
+		cfg.Module = "libm.so.6"
+		refused(t, cfg)
+	})
+	t.Run("no such token", func(t *testing.T) {
+		cfg := cfg
+		cfg.Token = "another"
+		says(t, refused(t, cfg), `"another"`)
+	})
+	t.Run("another serial number", func(t *testing.T) {
+		cfg := cfg
+		cfg.Serial = "0000"
+		says(t, refused(t, cfg), `"0000"`)
+	})
+	t.Run("HS-15 two tokens with one label", func(t *testing.T) {
+		ok(t, hsm.InitToken(t.Context(), cfg.Module, cfg.Token, "officer pin", "user pin"))
+		says(t, refused(t, cfg), "serial")
+	})
+}
+
+func TestOpenEndsWithItsContext(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := hsm.Open(ctx, cfg, quiet())
+	is(t, err, context.Canceled)
+}
+
+func TestInitDoesNothingTwice(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	_, err := hsm.Init(t.Context(), cfg)
+	ok(t, err)
+	r := hsmtest.Open(t, cfg)
+	before, err := r.MAC(t.Context(), nil, nil)
+	ok(t, err)
+	_, _ = hsm.Init(t.Context(), cfg)
+	again := hsmtest.Open(t, cfg)
+	after, err := again.MAC(t.Context(), nil, nil)
+	ok(t, err)
+	if before != after {
+		t.Error("a second Init changed the record key")
+	}
+}
+
+func TestMissingSoftHSM(t *testing.T) {
+	t.Setenv("SOFTHSM2_MODULE", "/given/path.so")
+	path, err := softhsm.Module()
+	ok(t, err)
+	if path != "/given/path.so" {
+		t.Errorf("path is %s", path)
+	}
+}

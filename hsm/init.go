@@ -1,0 +1,125 @@
+package hsm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// Made says which root keys Init made and which it found.
+type Made struct {
+	KEK       bool      `json:"kek"`
+	RecordKey bool      `json:"record_key"`
+	Token     TokenInfo `json:"token"`
+}
+
+// Init makes the KEK and the record key in the token that cfg names, unless they
+// are there, and then checks and uses them as Open does, so that a token for
+// which it returned nil can be opened. It logs in once.
+func Init(ctx context.Context, cfg Config) (Made, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return Made{}, err
+	}
+	m, err := useModule(cfg.Module, cfg.InitArgs)
+	if err != nil {
+		return Made{}, err
+	}
+	r := &Root{cfg: cfg, module: m, pin: pinSource{from: cfg.PIN}}
+	defer r.pin.forget()
+	made, err := r.makeRootKeys(ctx)
+	return made, errors.Join(err, m.release())
+}
+
+// makeRootKeys does the work of Init in one session, which must be able to
+// write.
+func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
+	l, err := r.newBareLink(ctx, r.module.generation(), pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return made, err
+	}
+	defer l.anchor.close()
+	if err := l.enter(ctx); err != nil {
+		return made, err
+	}
+	defer l.leave()
+	made.Token = l.token
+	s := l.anchor
+	if made.KEK, err = s.makeUnlessThere(r.cfg.KEK, s.makeKEK); err != nil {
+		return made, err
+	}
+	if made.RecordKey, err = s.makeUnlessThere(r.cfg.RecordKey, s.makeRecordKey); err != nil {
+		return made, err
+	}
+	if err := s.findRootKeys(r.cfg); err != nil {
+		return made, err
+	}
+	return made, s.probe()
+}
+
+func (s session) makeUnlessThere(label string, make func(label string) error) (bool, error) {
+	_, err := s.findKey(label)
+	if _, missing := errors.AsType[*notFoundError](err); !missing {
+		return false, err
+	}
+	return true, make(label)
+}
+
+// makeKEK makes the KEK with an unwrap template, which only a token that does
+// not know the attribute is spared.
+func (s session) makeKEK(label string) error {
+	template := append(rootTemplate(label, pkcs11.CKK_AES),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false))
+	full := append(template[:len(template):len(template)], pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate()))
+	err := s.generate(pkcs11.CKM_AES_KEY_GEN, full)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
+		err = s.generate(pkcs11.CKM_AES_KEY_GEN, template)
+	}
+	return err
+}
+
+func (s session) makeRecordKey(label string) error {
+	return s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false)))
+}
+
+func (s session) generate(mechanism uint, template []*pkcs11.Attribute) error {
+	_, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, template)
+	if err != nil {
+		return answered("C_GenerateKey", err)
+	}
+	return nil
+}
+
+// rootTemplate is what the KEK and the record key have in common. Neither can
+// be changed, copied or, where the token supports it, destroyed.
+func rootTemplate(label string, kind uint) []*pkcs11.Attribute {
+	id := make([]byte, len(kekID{}))
+	rand.Read(id)
+	return []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+	}
+}

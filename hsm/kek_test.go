@@ -1,0 +1,216 @@
+package hsm_test
+
+import (
+	"bytes"
+	"crypto/aes"
+	"maps"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/hsm"
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/softhsm"
+)
+
+// goodKEK is a KEK as it should be but for its CKA_UNWRAP_TEMPLATE, which only
+// package hsm can make.
+var goodKEK = map[uint]bool{
+	pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: true, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false,
+	pkcs11.CKA_WRAP: true, pkcs11.CKA_UNWRAP: true, pkcs11.CKA_ENCRYPT: false, pkcs11.CKA_DECRYPT: false,
+	pkcs11.CKA_SIGN: false, pkcs11.CKA_VERIFY: false, pkcs11.CKA_MODIFIABLE: false, pkcs11.CKA_COPYABLE: false,
+}
+
+var goodRecordKey = map[uint]bool{
+	pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: true, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false,
+	pkcs11.CKA_SIGN: true, pkcs11.CKA_VERIFY: false, pkcs11.CKA_MODIFIABLE: false, pkcs11.CKA_COPYABLE: false,
+}
+
+func (r raw) makeKEK(set map[uint]bool) {
+	r.t.Helper()
+	r.generate(pkcs11.CKM_AES_KEY_GEN, flags([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultKEK), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("12345678")),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
+	}, set))
+}
+
+func (r raw) makeRecordKey(set map[uint]bool) {
+	r.t.Helper()
+	r.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, flags([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultRecordKey), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("87654321")),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
+	}, set))
+}
+
+func but(good map[uint]bool, changes map[uint]bool) map[uint]bool {
+	set := maps.Clone(good)
+	maps.Copy(set, changes)
+	return set
+}
+
+func configOf(f softhsm.Fixture) hsm.Config {
+	return hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: f.PINFile}}
+}
+
+func TestHS18_BadRootKeysAreRefusedByName(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		kek, record map[uint]bool
+		says        string
+	}{
+		{"a KEK that can be extracted", map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}, nil, "CKA_EXTRACTABLE"},
+		{"a KEK that is not sensitive", map[uint]bool{pkcs11.CKA_SENSITIVE: false}, nil, "CKA_SENSITIVE"},
+		{"a KEK that decrypts", map[uint]bool{pkcs11.CKA_DECRYPT: true}, nil, "CKA_DECRYPT"},
+		{"a KEK that encrypts", map[uint]bool{pkcs11.CKA_ENCRYPT: true}, nil, "CKA_ENCRYPT"},
+		{"a KEK that signs", map[uint]bool{pkcs11.CKA_SIGN: true}, nil, "CKA_SIGN"},
+		{"a KEK that derives", map[uint]bool{pkcs11.CKA_DERIVE: true}, nil, "CKA_DERIVE"},
+		{"a KEK that does not unwrap", map[uint]bool{pkcs11.CKA_UNWRAP: false}, nil, "CKA_UNWRAP"},
+		{"a KEK that can be modified", map[uint]bool{pkcs11.CKA_MODIFIABLE: true}, nil, "CKA_MODIFIABLE"},
+		{"a KEK that can be copied", map[uint]bool{pkcs11.CKA_COPYABLE: true}, nil, "CKA_COPYABLE"},
+		{"a KEK without an unwrap template", nil, nil, "CKA_UNWRAP_TEMPLATE"},
+		{"a record key that wraps", nil, map[uint]bool{pkcs11.CKA_WRAP: true}, "CKA_WRAP"},
+		{"a record key that can be extracted", nil, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}, "CKA_EXTRACTABLE"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := softhsm.Token(t)
+			as(t, f, func(r raw) {
+				r.makeKEK(but(goodKEK, test.kek))
+				r.makeRecordKey(but(goodRecordKey, test.record))
+			})
+			err := refused(t, configOf(f))
+			says(t, err, test.says)
+
+			report, err := hsm.Doctor(t.Context(), configOf(f))
+			ok(t, err)
+			if report.OK {
+				t.Error("the doctor finds nothing")
+			}
+		})
+	}
+}
+
+func TestAnImportedKEKIsRefused(t *testing.T) {
+	f := softhsm.Token(t)
+	as(t, f, func(r raw) {
+		template := flags([]*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+			pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultKEK), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("12345678")),
+			pkcs11.NewAttribute(pkcs11.CKA_VALUE, make([]byte, 32)),
+		}, goodKEK)
+		_, err := r.CreateObject(r.session, template)
+		ok(t, err)
+		r.makeRecordKey(goodRecordKey)
+	})
+	says(t, refused(t, configOf(f)), "CKA_LOCAL")
+}
+
+func TestTwoKEKsAreRefused(t *testing.T) {
+	f := softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(f))
+	ok(t, err)
+	as(t, f, func(r raw) { r.makeKEK(goodKEK) })
+	says(t, refused(t, configOf(f)), "more than one")
+}
+
+// clulow wraps a key that cannot be read and has the token decrypt the blob (J.
+// Clulow, On the Security of PKCS#11, CHES 2003, 3.1): each block of an AES key
+// wrap is ECB, so six passes of decryption blocks take it apart.
+func (r raw) clulow(kek, key pkcs11.ObjectHandle) ([]byte, error) {
+	wrapped, err := r.WrapKey(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}, kek, key)
+	if err != nil {
+		return nil, err
+	}
+	n := len(wrapped)/8 - 1
+	a, blocks := bytes.Clone(wrapped[:8]), bytes.Clone(wrapped[8:])
+	for j := 5; j >= 0; j-- { // RFC 3394 2.2.2
+		for i := n; i >= 1; i-- {
+			a[7] ^= byte(n*j + i)
+			if err := r.DecryptInit(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_ECB, nil)}, kek); err != nil {
+				return nil, err
+			}
+			b, err := r.Decrypt(r.session, append(bytes.Clone(a), blocks[(i-1)*8:i*8]...))
+			if err != nil {
+				return nil, err
+			}
+			copy(a, b[:aes.BlockSize/2])
+			copy(blocks[(i-1)*8:], b[aes.BlockSize/2:])
+		}
+	}
+	return blocks, nil
+}
+
+// victim makes a master key as package hsm does before it wraps it.
+func (r raw) victim() pkcs11.ObjectHandle {
+	return r.generate(pkcs11.CKM_AES_KEY_GEN, flags([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32)},
+		map[uint]bool{pkcs11.CKA_TOKEN: false, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: true, pkcs11.CKA_ENCRYPT: true}))
+}
+
+// opens reports whether key is the bytes of object.
+func (r raw) opens(object pkcs11.ObjectHandle, key []byte) bool {
+	r.t.Helper()
+	ok(r.t, r.EncryptInit(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_ECB, nil)}, object))
+	got, err := r.Encrypt(r.session, make([]byte, aes.BlockSize))
+	ok(r.t, err)
+	block, err := aes.NewCipher(key)
+	ok(r.t, err)
+	want := make([]byte, aes.BlockSize)
+	block.Encrypt(want, want)
+	return bytes.Equal(got, want)
+}
+
+func TestHS18_ClulowsAttack(t *testing.T) {
+	f := softhsm.Token(t)
+	as(t, f, func(r raw) {
+		// It works on what pkcs11-tool makes, which we refuse ...
+		r.makeKEK(but(goodKEK, map[uint]bool{pkcs11.CKA_DECRYPT: true, pkcs11.CKA_MODIFIABLE: true}))
+		victim := r.victim()
+		key, err := r.clulow(r.find(hsm.DefaultKEK), victim)
+		ok(t, err)
+		if !r.opens(victim, key) {
+			t.Error("the attack does not work where it should: the test is wrong")
+		}
+	})
+	f = softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(f))
+	ok(t, err)
+	as(t, f, func(r raw) {
+		// ... and not on the KEK of Init, nor can that be changed or copied
+		// into one on which it does.
+		kek, victim := r.find(hsm.DefaultKEK), r.victim()
+		if key, err := r.clulow(kek, victim); err == nil && r.opens(victim, key) {
+			t.Error("the attack works on the KEK that Init made")
+		}
+		decrypts := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, true)}
+		if err := r.SetAttributeValue(r.session, kek, decrypts); err == nil {
+			t.Error("the KEK can be changed to decrypt")
+		}
+		if _, err := r.CopyObject(r.session, kek, decrypts); err == nil {
+			t.Error("the KEK can be copied to one that decrypts")
+		}
+	})
+}
+
+func TestStoredKeysCannotBeUnwrappedReadable(t *testing.T) {
+	f := softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(f))
+	ok(t, err)
+	root, err := hsm.Open(t.Context(), configOf(f), quiet())
+	ok(t, err)
+	handle := newKey(t, root, kms.Encryption)
+	ok(t, root.Close())
+	wrapped := handle[29 : 29+40]
+	as(t, f, func(r raw) {
+		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
+		for _, set := range []map[uint]bool{
+			{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: true},
+			{pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: true},
+			{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: false},
+		} {
+			template := flags([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+				pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES)}, set)
+			if _, err := r.UnwrapKey(r.session, m, r.find(hsm.DefaultKEK), wrapped, template); err == nil {
+				t.Errorf("a stored key was unwrapped with %v", set)
+			}
+		}
+	})
+}

@@ -1,0 +1,76 @@
+package hsm
+
+import (
+	"container/list"
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/miekg/pkcs11"
+	"golang.org/x/sync/singleflight"
+)
+
+// A link is one life of the connection to the token: a login, and the handles
+// that hold as long as it does. After a fault another link is made, with
+// nothing of the old one, since handles of the old one may name other objects
+// by then.
+type link struct {
+	module *module
+	gen    uint64 // the module's initialisation that all handles belong to
+	slot   uint
+	token  TokenInfo
+	limit  int // of loaded keys
+
+	// The anchor keeps the login while other sessions come and go, and owns
+	// the loaded keys: they are session objects of it.
+	anchor   session
+	anchored sync.Mutex // held by the call that uses the anchor
+
+	kek       pkcs11.ObjectHandle
+	kekID     kekID
+	recordKey *loaded
+	probe     *loaded // a key made for this link that tells a fault from a bad input
+	sessions  atomic.Int64
+	broken    atomic.Bool
+	loads     singleflight.Group
+
+	mu      sync.Mutex
+	keys    map[string]*loaded // by the bytes of the handle
+	recent  list.List          // of the keys, the one used last in front
+	doomed  []pkcs11.ObjectHandle
+	users   int
+	retired bool
+}
+
+// usable reports whether new calls may use l.
+func (l *link) usable() bool {
+	return l != nil && !l.broken.Load() && l.module.generation() == l.gen
+}
+
+// enter says that a call in the module begins; leave must follow. It fails if
+// the handles of l are stale.
+func (l *link) enter(ctx context.Context) error { return l.module.enter(ctx, l.gen) }
+
+func (l *link) leave() { l.module.leave() }
+
+// retire lets l go when its last user has.
+func (l *link) retire() {
+	l.broken.Store(true)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retired = true
+	if l.users == 0 {
+		go l.close()
+	}
+}
+
+// close closes the anchor and with it, if it is the last session, the login.
+// It is called when nobody uses l, and not by a worker that calls wait for: it
+// may hang.
+func (l *link) close() {
+	if !l.anchored.TryLock() {
+		return // a call hangs in it
+	}
+	defer l.anchored.Unlock()
+	l.anchor.close()
+}

@@ -1,0 +1,165 @@
+package hsm
+
+import (
+	"container/list"
+	"context"
+
+	"github.com/miekg/pkcs11"
+)
+
+// A loaded key is an object in the token that can be used now.
+type loaded struct {
+	link   *link
+	object pkcs11.ObjectHandle
+	handle keyHandle // the zero value for the record key
+
+	// Under link.mu:
+	uses    int
+	evicted bool          // destroy it after its last use
+	place   *list.Element // in link.recent; nil for the keys of the link itself
+}
+
+// use says that a call is going to use k, which is not destroyed before done.
+// It reports false if the link is over.
+func (k *loaded) use() bool {
+	k.link.mu.Lock()
+	defer k.link.mu.Unlock()
+	return k.useLocked()
+}
+
+func (k *loaded) useLocked() bool {
+	if k.link.retired {
+		return false
+	}
+	k.uses++
+	k.link.users++
+	return true
+}
+
+func (k *loaded) done() {
+	l := k.link
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.uses--
+	if k.evicted && k.uses == 0 {
+		l.doomed = append(l.doomed, k.object)
+	}
+	if l.users--; l.users == 0 && l.retired {
+		go l.close()
+	}
+}
+
+// cached returns the loaded key of a handle, in use, or nil.
+func (l *link) cached(handle []byte) *loaded {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := l.keys[string(handle)]
+	if k == nil || !k.useLocked() {
+		return nil
+	}
+	l.recent.MoveToFront(k.place)
+	return k
+}
+
+// keep puts a key that was loaded into the cache and evicts the one that was
+// not used for longest if there are too many.
+func (l *link) keep(handle []byte, k *loaded) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.place = l.recent.PushFront(string(handle))
+	l.keys[string(handle)] = k
+	for len(l.keys) > l.limit {
+		l.evict(l.recent.Back().Value.(string))
+	}
+}
+
+// drop takes out a key that the token no longer knows.
+func (l *link) drop(k *loaded) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k.place != nil && !k.evicted {
+		l.evict(k.place.Value.(string))
+	}
+}
+
+func (l *link) evict(handle string) {
+	k := l.keys[handle]
+	delete(l.keys, handle)
+	l.recent.Remove(k.place)
+	k.evicted = true
+	if k.uses == 0 {
+		l.doomed = append(l.doomed, k.object)
+	}
+}
+
+// takeDoomed returns the objects that are no longer used, to be destroyed.
+func (l *link) takeDoomed() []pkcs11.ObjectHandle {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	doomed := l.doomed
+	l.doomed = nil
+	return doomed
+}
+
+// load returns the loaded key of a handle, in use. Callers that want the same
+// one wait for one load.
+func (r *Root) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*loaded, error) {
+	for {
+		if k := l.cached(handle); k != nil {
+			return k, nil
+		}
+		own := append([]byte(nil), handle...)
+		result := l.loads.DoChan(string(own), func() (any, error) { return nil, r.loadOnce(l, own, h) })
+		select {
+		case <-ctx.Done():
+			return nil, waited(ctx, "wait for a key")
+		case res := <-result:
+			if res.Err != nil {
+				return nil, res.Err
+			}
+		}
+		if !l.usable() {
+			return nil, errStale
+		}
+	}
+}
+
+// loadOnce loads a key on the anchor. Its callers share it, so it has a
+// deadline of its own.
+func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
+	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Timeout)
+	defer cancel()
+	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
+		return struct{}{}, l.onAnchor(ctx, func(s session) error {
+			for _, object := range l.takeDoomed() {
+				_ = s.destroy(object) // it may be gone already
+			}
+			object, err := s.load(h)
+			if err != nil {
+				return err
+			}
+			l.keep(handle, &loaded{link: l, object: object, handle: h})
+			return nil
+		})
+	}})
+	return err
+}
+
+// onAnchor runs fn with the anchor. If that fails and the anchor then fails a
+// load that must succeed, the link is broken: its keys belong to the anchor.
+func (l *link) onAnchor(ctx context.Context, fn func(session) error) error {
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
+	defer l.leave()
+	if !l.anchored.TryLock() {
+		l.broken.Store(true)
+		return errHung
+	}
+	defer l.anchored.Unlock()
+	err := fn(l.anchor)
+	if _, faulty := classOf(err); faulty && l.anchor.canary() != nil {
+		l.broken.Store(true)
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// A module is a PKCS#11 library in this process. A process initialises a
+// library once (PKCS#11 v2.40 5.4), so all roots that use the same one share
+// one module, and the last to close finalizes it.
+type module struct {
+	path string
+	args string
+	ctx  *pkcs11.Ctx
+	functions
+	refs  int  // under modules.mu
+	guest bool // another part of the process initialised it, and so finalizes it
+
+	mu   sync.Mutex
+	gen  uint64        // counts initialisations; whatever has a handle of an older one is stale
+	busy int           // calls that are in the library
+	idle chan struct{} // closed when busy is 0; not nil while the library is quiesced
+	done chan struct{} // closed when it is no longer quiesced
+}
+
+// The libraries of a process are its own, so their table is too.
+var modules struct {
+	mu     sync.Mutex
+	byList map[functions]*module // one library may have two paths
+}
+
+// useModule loads and initialises the library at path, if this process has not.
+func useModule(path, args string) (*module, error) {
+	modules.mu.Lock()
+	defer modules.mu.Unlock()
+	ctx := pkcs11.New(path)
+	if ctx == nil {
+		return nil, fmt.Errorf("hsm: the PKCS#11 module %s cannot be loaded", path)
+	}
+	list, err := loadFunctions(path)
+	if err != nil {
+		ctx.Destroy()
+		return nil, err
+	}
+	if m := modules.byList[list]; m != nil {
+		ctx.Destroy() // that one keeps the library loaded
+		m.refs++
+		return m, nil
+	}
+	m := &module{path: path, args: args, ctx: ctx, functions: list, refs: 1, gen: 1}
+	if err := m.initialize(); err != nil {
+		ctx.Destroy()
+		return nil, err
+	}
+	if modules.byList == nil {
+		modules.byList = make(map[functions]*module)
+	}
+	modules.byList[list] = m
+	return m, nil
+}
+
+func (m *module) initialize() error {
+	options := []pkcs11.InitializeOption{pkcs11.InitializeWithFlags(pkcs11.CKF_OS_LOCKING_OK)}
+	if m.args != "" {
+		// The library may keep the pointer, so the memory is never freed.
+		options = append(options, pkcs11.InitializeWithReserved(cString(m.args)))
+	}
+	err := m.ctx.Initialize(options...)
+	if err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		m.guest = true
+		return nil
+	}
+	return answered("C_Initialize", err)
+}
+
+// release gives the module back. The last user finalizes it, unless a call
+// hangs in it: to finalize then is a crash.
+func (m *module) release() error {
+	modules.mu.Lock()
+	defer modules.mu.Unlock()
+	if m.refs--; m.refs > 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.guest || m.busy > 0 {
+		return nil
+	}
+	delete(modules.byList, m.functions)
+	m.gen++
+	return answered("C_Finalize", m.ctx.Finalize())
+}
+
+// errStale says that a handle belongs to an earlier initialisation.
+var errStale = fmt.Errorf("hsm: the module was initialised anew: %w", kms.ErrUnavailable)
+
+// enter says that a call begins which uses handles of generation gen. While the
+// library is quiesced it waits.
+func (m *module) enter(ctx context.Context, gen uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.idle != nil {
+		if err := m.wait(ctx, m.done); err != nil {
+			return err
+		}
+	}
+	if m.gen != gen {
+		return errStale
+	}
+	m.busy++
+	return nil
+}
+
+// wait waits for ch without the lock.
+func (m *module) wait(ctx context.Context, ch chan struct{}) error {
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	select {
+	case <-ch:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("hsm: wait for the module: %w: %w", kms.ErrUnavailable, ctx.Err())
+	}
+}
+
+func (m *module) leave() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy--; m.busy == 0 && m.idle != nil {
+		close(m.idle)
+	}
+}
+
+func (m *module) generation() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.gen
+}
+
+// quiesceTimeout bounds the wait for the calls that are in the library. A call
+// that hangs cannot be ended, and C_Finalize under it would crash the process.
+const quiesceTimeout = 2 * time.Second
+
+// reinitialize finalizes and initialises the library, unless that has been done
+// since gen. Every handle of every root that uses it is stale then. The caller
+// is in no call.
+func (m *module) reinitialize(ctx context.Context, gen uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.idle != nil {
+		if err := m.wait(ctx, m.done); err != nil {
+			return err
+		}
+	}
+	if m.gen != gen {
+		return nil
+	}
+	if m.guest {
+		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
+	}
+	m.idle, m.done = make(chan struct{}), make(chan struct{})
+	defer func() {
+		close(m.done)
+		m.idle = nil
+	}()
+	if err := m.quiesce(ctx); err != nil {
+		return err
+	}
+	m.gen++
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	if err := m.ctx.Finalize(); err != nil && err != pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+		return answered("C_Finalize", err)
+	}
+	return m.initialize()
+}
+
+// quiesce waits until no call is in the library. New ones wait already.
+func (m *module) quiesce(ctx context.Context) error {
+	if m.busy == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
+	defer cancel()
+	if err := m.wait(ctx, m.idle); err != nil {
+		return errors.Join(err, fmt.Errorf("hsm: %d calls hang in the module, so it cannot be initialised anew", m.busy))
+	}
+	return nil
+}

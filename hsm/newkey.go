@@ -1,0 +1,128 @@
+package hsm
+
+import (
+	"fmt"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// newKey makes a key, or imports one, as a session object, and returns the
+// handle whose key has been loaded and used once. The key can be extracted,
+// by wrapping only, until its one copy has been wrapped.
+func (s session) newKey(id kms.KeyID, purpose kms.Purpose, imported []byte) (keyHandle, error) {
+	h := keyHandle{purpose: purpose, id: id, kek: s.link.kekID}
+	object, err := s.create(purpose, imported)
+	if err != nil {
+		return h, err
+	}
+	err = s.describe(object, &h)
+	if destroyErr := s.destroy(object); err == nil {
+		err = destroyErr
+	}
+	if err != nil {
+		return h, err
+	}
+	object, err = s.unwrap(h)
+	if err != nil {
+		return h, err
+	}
+	err = s.verify(object, h)
+	if destroyErr := s.destroy(object); err == nil {
+		err = destroyErr
+	}
+	return h, err
+}
+
+func (s session) create(purpose kms.Purpose, imported []byte) (pkcs11.ObjectHandle, error) {
+	if imported != nil {
+		return s.link.module.importKey(s.handle, purpose == kms.Encryption, imported)
+	}
+	mechanism, template := uint(pkcs11.CKM_AES_KEY_GEN), keyTemplate(purpose, true)
+	if purpose == kms.Authentication {
+		mechanism = pkcs11.CKM_GENERIC_SECRET_KEY_GEN
+	}
+	template = append(template, pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize))
+	object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, template)
+	return object, answered("C_GenerateKey", err)
+}
+
+// describe fills in what the key that object is looks like outside the token.
+func (s session) describe(object pkcs11.ObjectHandle, h *keyHandle) (err error) {
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
+	h.wrapped, err = s.link.module.ctx.WrapKey(s.handle, m, s.link.kek, object)
+	if err != nil {
+		return answered("C_WrapKey", err)
+	}
+	if len(h.wrapped) != wrappedSize {
+		return fmt.Errorf("hsm: C_WrapKey: %d bytes, not %d: %w", len(h.wrapped), wrappedSize, kms.ErrUnavailable)
+	}
+	h.check, err = s.checkOf(object, *h)
+	return err
+}
+
+// unwrap loads the key of h as a session object, whether or not it is the right
+// one.
+func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) {
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
+	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, false))
+	return object, answered("C_UnwrapKey", err)
+}
+
+// load returns an object that is the key of h and has been used once.
+func (s session) load(h keyHandle) (pkcs11.ObjectHandle, error) {
+	if h.kek != s.link.kekID {
+		return 0, fmt.Errorf("hsm: key handle: wrapped by the KEK %x, and that of the token is %x: %w", h.kek, s.link.kekID, kms.ErrCorrupt)
+	}
+	return settle(kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.tryLoad(h) })
+}
+
+func (s session) tryLoad(h keyHandle) (pkcs11.ObjectHandle, error) {
+	object, err := s.unwrap(h)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.verify(object, h); err != nil {
+		_ = s.destroy(object) // the session is closed if it cannot be
+		return 0, err
+	}
+	return object, nil
+}
+
+// canary loads and uses the key that was made for the link. It fails only if
+// the token does.
+func (s session) canary() error {
+	if s.link.probe == nil {
+		return errStale
+	}
+	object, err := s.tryLoad(s.link.probe.handle)
+	if err != nil {
+		return err
+	}
+	return s.destroy(object)
+}
+
+// keyTemplate is the template of a master key: a session object for one
+// purpose, extractable or not.
+func keyTemplate(purpose kms.Purpose, extractable bool) []*pkcs11.Attribute {
+	encryption, kind := purpose == kms.Encryption, uint(pkcs11.CKK_AES)
+	if !encryption {
+		kind = pkcs11.CKK_GENERIC_SECRET
+	}
+	return []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, extractable),
+		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, encryption),
+		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, encryption),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, !encryption),
+		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
+	}
+}

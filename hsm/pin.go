@@ -1,0 +1,168 @@
+package hsm
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+// A PIN says where a PIN is: in exactly one of three places.
+type PIN struct {
+	// File is a file that holds the PIN; a newline at its end does not belong
+	// to it. It is read again for each login, so that the PIN can be changed
+	// without a restart.
+	File string `yaml:"file,omitempty"`
+	// Env is an environment variable that holds the PIN. It is removed from the
+	// environment, and overwritten in memory, when it has been read.
+	Env string `yaml:"env,omitempty"`
+	// FD is an open file descriptor, 3 or more, that the PIN is read from to
+	// its end, once.
+	FD int `yaml:"fd,omitempty"`
+}
+
+// maxPIN bounds the bytes that are read for a PIN.
+const maxPIN = 1024
+
+func (p PIN) check() error {
+	n := 0
+	for _, given := range []bool{p.File != "", p.Env != "", p.FD != 0} {
+		if given {
+			n++
+		}
+	}
+	if n != 1 {
+		return errors.New("hsm: pin: give exactly one of file, env and fd")
+	}
+	if p.FD != 0 && p.FD < 3 {
+		return fmt.Errorf("hsm: pin.fd: %d is not 3 or more", p.FD)
+	}
+	return nil
+}
+
+// String says where the PIN is.
+func (p PIN) String() string {
+	switch {
+	case p.File != "":
+		return "pin.file " + p.File
+	case p.Env != "":
+		return "pin.env " + p.Env
+	}
+	return fmt.Sprintf("pin.fd %d", p.FD)
+}
+
+// A pinSource gives the PIN at each login, and never again one that the token
+// has refused: three or ten tries lock a token.
+type pinSource struct {
+	from PIN
+
+	mu      sync.Mutex
+	kept    []byte // what can be read only once: from Env and FD
+	refused []byte // what the token has refused
+}
+
+var errRefused = errors.New("hsm: the token has refused this PIN before; it is not tried again")
+
+// use calls login with the PIN, which is wiped after it. A PIN that login
+// refuses is not used again.
+func (s *pinSource) use(login func(pin []byte) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pin, err := s.read()
+	if err != nil {
+		return err
+	}
+	defer clear(pin)
+	if s.refused != nil && subtle.ConstantTimeCompare(pin, s.refused) == 1 {
+		return fmt.Errorf("%w (%v)", errRefused, s.from)
+	}
+	err = login(pin)
+	if c, ok := classOf(err); ok && c == pinFault {
+		clear(s.refused)
+		s.refused = append([]byte(nil), pin...)
+		return fmt.Errorf("%w: the token refuses the PIN from %v", err, s.from)
+	}
+	return err
+}
+
+// read returns a copy of the PIN, for the caller to wipe.
+func (s *pinSource) read() ([]byte, error) {
+	if s.kept != nil {
+		return append([]byte(nil), s.kept...), nil
+	}
+	pin, err := s.from.read()
+	if err != nil {
+		return nil, fmt.Errorf("hsm: %v: %w", s.from, err)
+	}
+	if len(pin) == 0 {
+		return nil, fmt.Errorf("hsm: %v: it is empty", s.from)
+	}
+	if s.from.File == "" {
+		s.kept = append([]byte(nil), pin...)
+	}
+	return pin, nil
+}
+
+func (s *pinSource) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.kept)
+	clear(s.refused)
+	s.kept, s.refused = nil, nil
+}
+
+func (p PIN) read() ([]byte, error) {
+	switch {
+	case p.File != "":
+		return readPINFile(p.File)
+	case p.Env != "":
+		pin := []byte(os.Getenv(p.Env))
+		wipeEnv(p.Env)
+		return pin, os.Unsetenv(p.Env)
+	}
+	f := os.NewFile(uintptr(p.FD), "pin")
+	if f == nil {
+		return nil, os.ErrInvalid
+	}
+	defer f.Close()
+	return readPIN(f)
+}
+
+func readPINFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if perm := info.Mode().Perm(); info.Mode().IsRegular() && perm&0o007 != 0 {
+		return nil, fmt.Errorf("every user of this machine may use it (mode %04o): chmod 0400 %s", perm, path)
+	}
+	return readPIN(f)
+}
+
+// readPIN reads into one buffer, so that no copy is left behind by growing.
+func readPIN(r io.Reader) ([]byte, error) {
+	buf := make([]byte, maxPIN+1)
+	n, err := io.ReadFull(r, buf)
+	if err == nil {
+		clear(buf)
+		return nil, fmt.Errorf("it has more than %d bytes", maxPIN)
+	}
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		clear(buf)
+		return nil, err
+	}
+	if n > 0 && buf[n-1] == '\n' {
+		n--
+		if n > 0 && buf[n-1] == '\r' {
+			n--
+		}
+	}
+	return buf[:n], nil
+}

@@ -1,0 +1,126 @@
+package hsm
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// TokenInfo describes a token and its module.
+type TokenInfo struct {
+	Label        string `json:"label"`
+	Serial       string `json:"serial"`
+	Manufacturer string `json:"manufacturer"`
+	Model        string `json:"model"`
+	Library      string `json:"library"` // description and version of the module
+}
+
+// requiredMechanisms are what a root needs of a token.
+var requiredMechanisms = []struct {
+	id   uint
+	name string
+}{
+	{pkcs11.CKM_AES_GCM, "CKM_AES_GCM"},
+	{pkcs11.CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"},
+	{pkcs11.CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN"},
+	{pkcs11.CKM_GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN"},
+	{pkcs11.CKM_SHA256_HMAC, "CKM_SHA256_HMAC"},
+}
+
+// findToken returns the slot of the one token that c names.
+func findToken(m *module, c Config) (uint, TokenInfo, error) {
+	slots, err := m.ctx.GetSlotList(true)
+	if err != nil {
+		return 0, TokenInfo{}, answered("C_GetSlotList", err)
+	}
+	var found []uint
+	var info TokenInfo
+	for _, slot := range slots {
+		t, err := m.ctx.GetTokenInfo(slot)
+		if err != nil || t.Label != c.Token || c.Serial != "" && t.SerialNumber != c.Serial {
+			continue // a token that does not answer is not this one; if it is, none is found
+		}
+		found = append(found, slot)
+		info = TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model}
+	}
+	switch len(found) {
+	case 0:
+		return 0, info, &notFoundError{text: fmt.Sprintf("%s has no token %s", c.Module, c.tokenName())}
+	case 1:
+		info.Library, err = library(m)
+		return found[0], info, err
+	}
+	return 0, TokenInfo{}, fmt.Errorf("hsm: %s has %d tokens %s: give the serial number of the right one: %w", c.Module, len(found), c.tokenName(), kms.ErrDenied)
+}
+
+func (c Config) tokenName() string {
+	if c.Serial != "" {
+		return fmt.Sprintf("%q with the serial number %q", c.Token, c.Serial)
+	}
+	return fmt.Sprintf("%q", c.Token)
+}
+
+// A notFoundError says that a token or a key is not there. It may come back,
+// so it is ErrUnavailable.
+type notFoundError struct{ text string }
+
+func (e *notFoundError) Error() string { return "hsm: " + e.text }
+func (e *notFoundError) Unwrap() error { return kms.ErrUnavailable }
+
+func library(m *module) (string, error) {
+	info, err := m.ctx.GetInfo()
+	if err != nil {
+		return "", answered("C_GetInfo", err)
+	}
+	return fmt.Sprintf("%s %d.%d", strings.TrimRight(info.LibraryDescription, " \x00"), info.LibraryVersion.Major, info.LibraryVersion.Minor), nil
+}
+
+// missingMechanisms returns the names of the required mechanisms that the token
+// does not have.
+func missingMechanisms(m *module, slot uint) ([]string, error) {
+	list, err := m.ctx.GetMechanismList(slot)
+	if err != nil {
+		return nil, answered("C_GetMechanismList", err)
+	}
+	has := make(map[uint]bool)
+	for _, mechanism := range list {
+		has[mechanism.Mechanism] = true
+	}
+	var missing []string
+	for _, required := range requiredMechanisms {
+		if !has[required.id] {
+			missing = append(missing, required.name)
+		}
+	}
+	return missing, nil
+}
+
+// findKey returns the one secret key with a label.
+func (s session) findKey(label string) (pkcs11.ObjectHandle, error) {
+	template := []*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+	}
+	ctx := s.link.module.ctx
+	if err := ctx.FindObjectsInit(s.handle, template); err != nil {
+		return 0, answered("C_FindObjectsInit", err)
+	}
+	found, _, err := ctx.FindObjects(s.handle, 2)
+	if finalErr := ctx.FindObjectsFinal(s.handle); err == nil {
+		err = finalErr
+	}
+	if err != nil {
+		return 0, answered("C_FindObjects", err)
+	}
+	switch len(found) {
+	case 0:
+		return 0, &notFoundError{text: fmt.Sprintf("the token has no secret key %q: keygate hsm init makes it", label)}
+	case 1:
+		return found[0], nil
+	}
+	return 0, fmt.Errorf("hsm: the token has more than one secret key %q: %w", label, kms.ErrDenied)
+}
