@@ -1,29 +1,86 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestCLI runs the client commands as their users do.
+// TestCLI runs the client commands as their users do. A script that says
+// "gateway" gets one of its own.
 func TestCLI(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Files: scripts(t, "testdata/cli_*.txt"),
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"mode": checkMode},
-	})
+	files, err := filepath.Glob("testdata/cli_*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts (%v)", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			runScript(t, file)
+		})
+	}
 }
 
-func scripts(t *testing.T, pattern string) []string {
-	t.Helper()
-	files, err := fs.Glob(os.DirFS("."), pattern)
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts %s (%v)", pattern, err)
+type scriptCommands = map[string]func(ts *testscript.TestScript, neg bool, args []string)
+
+func runScript(t *testing.T, file string) {
+	text, err := os.ReadFile(file)
+	check(t, err)
+	cmds := scriptCommands{"mode": checkMode, "field": writeField}
+	if bytes.Contains(text, []byte("\ngateway\n")) {
+		g := startGateway(t, t.TempDir())
+		cmds["gateway"] = g.use
+		cmds["streaming"] = g.waitForStreams
+		cmds["store"] = g.switchStore
 	}
-	return files
+	testscript.Run(t, testscript.Params{Files: []string{file}, Cmds: cmds})
+}
+
+// use is "gateway": the script calls the gateway as its admin.
+func (g *testGateway) use(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, name := range []string{"ca.crt", "admin.crt", "admin.key", "app.crt", "app.key"} {
+		b, err := os.ReadFile(filepath.Join(g.dir, name))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(name), b, 0o600))
+	}
+	for name, value := range map[string]string{
+		"KEYGATE_SERVER":      g.address,
+		"KEYGATE_CACERT":      "ca.crt",
+		"KEYGATE_CLIENT_CERT": "admin.crt",
+		"KEYGATE_CLIENT_KEY":  "admin.key",
+	} {
+		ts.Setenv(name, value)
+	}
+}
+
+// waitForStreams is "streaming N": it waits until N log streams were asked for.
+// Each is in the audit log just before it begins.
+func (g *testGateway) waitForStreams(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		trail, err := os.ReadFile(filepath.Join(g.dir, "audit.log"))
+		ts.Check(err)
+		if n := bytes.Count(trail, []byte(`"log:`)); n == want {
+			break
+		} else if time.Now().After(end) {
+			ts.Fatalf("%d log streams were asked for, not %d", n, want)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+}
+
+// switchStore is "store up" and "store down".
+func (g *testGateway) switchStore(_ *testscript.TestScript, _ bool, args []string) {
+	g.store.down.Store(args[0] == "down")
 }
 
 // checkMode is "mode 0600 FILE".
@@ -35,4 +92,12 @@ func checkMode(ts *testscript.TestScript, neg bool, args []string) {
 	if got := info.Mode().Perm(); (got == fs.FileMode(want)) == neg {
 		ts.Fatalf("%s has mode %#o", args[1], got)
 	}
+}
+
+// writeField is "field JSON NAME FILE": it writes a field of a JSON object, and
+// a newline, to a file.
+func writeField(ts *testscript.TestScript, _ bool, args []string) {
+	var object map[string]string
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &object))
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(object[args[1]]+"\n"), 0o600))
 }

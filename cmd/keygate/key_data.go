@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -66,7 +65,7 @@ func newKeyEncryptCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		plaintext, err := readInput(s.in, strings.Join(args[1:], ""))
+		plaintext, err := s.secret(args[1:], "plaintext")
 		if err != nil {
 			return err
 		}
@@ -118,7 +117,7 @@ func newKeyHMACCommand() *cobra.Command {
 		Short: "Compute the HMAC-SHA-256 of a file or standard input",
 		Args:  cobra.RangeArgs(1, 2),
 	}, (*client.Client).ListKeys, func(s *session, args []string) error {
-		message, err := readInput(s.in, strings.Join(args[1:], ""))
+		message, err := s.secret(args[1:], "message")
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"unicode"
 	"unicode/utf8"
@@ -17,7 +18,7 @@ import (
 
 // importedKey reads the key of an import. On a terminal it is not shown.
 func (s *session) importedKey(args []string, raw bool) ([]byte, error) {
-	in, err := s.secret(args, "key in base64: ")
+	in, err := s.keyText(args, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +33,15 @@ func (s *session) importedKey(args []string, raw bool) ([]byte, error) {
 	return checkKeySize(key)
 }
 
+func (s *session) keyText(args []string, raw bool) ([]byte, error) {
+	if len(args) == 0 && !raw {
+		if key, ok, err := s.promptedKey(); ok {
+			return key, err
+		}
+	}
+	return s.secret(args, "key")
+}
+
 func checkKeySize(key []byte) ([]byte, error) {
 	if len(key) != kms.KeySize {
 		clear(key)
@@ -40,18 +50,31 @@ func checkKeySize(key []byte) ([]byte, error) {
 	return key, nil
 }
 
-// secret reads the file that args names, or standard input.
-func (s *session) secret(args []string, prompt string) ([]byte, error) {
+// secret reads the file that args names, or standard input. what says what it
+// is.
+func (s *session) secret(args []string, what string) ([]byte, error) {
 	if len(args) > 0 && args[0] != "-" {
-		return readFile(args[0])
+		b, err := readFile(args[0])
+		if errors.Is(err, fs.ErrNotExist) {
+			// The name may be the secret itself: users of KES give it so.
+			err = fmt.Errorf("there is no such file: the %s is read from a file or standard input, it is no argument", what)
+		}
+		return b, err
 	}
-	f, ok := s.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return readInput(s.in, "-")
+	return readBounded(s.in, "standard input")
+}
+
+// promptedKey reads a key that is typed at a terminal, and does not show it. It
+// reports false if standard input is no terminal.
+func (s *session) promptedKey() (key []byte, ok bool, err error) {
+	f, isFile := s.in.(*os.File)
+	if !isFile || !term.IsTerminal(int(f.Fd())) {
+		return nil, false, nil
 	}
-	fmt.Fprint(os.Stderr, prompt)
+	fmt.Fprint(os.Stderr, "key in base64: ")
 	defer fmt.Fprintln(os.Stderr)
-	return term.ReadPassword(int(f.Fd()))
+	key, err = term.ReadPassword(int(f.Fd()))
+	return key, true, err
 }
 
 // ciphertext returns the ciphertext that is an argument or on standard input.
@@ -61,7 +84,7 @@ func (s *session) ciphertext(args []string) ([]byte, error) {
 		text = []byte(args[0])
 	} else {
 		var err error
-		if text, err = readInput(s.in, "-"); err != nil {
+		if text, err = readBounded(s.in, "standard input"); err != nil {
 			return nil, err
 		}
 	}
