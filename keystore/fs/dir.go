@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +93,7 @@ func (s *Store) verify(d *dir) error {
 func (s *Store) reopen() (*dir, error) {
 	d, err := s.openDir()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", s.path, err)
 	}
 	s.mu.Lock()
 	if s.closed {

@@ -31,7 +31,7 @@ func initialize(cfg Config, identity string, sys system) error {
 }
 
 func (s *Store) init() error {
-	if err := s.sys.mkdir(s.path); err != nil && err != unix.EEXIST {
+	if err := again(func() error { return s.sys.mkdir(s.path) }); err != nil && err != unix.EEXIST {
 		return classify("mkdir", err)
 	}
 	if err := s.syncParent(); err != nil {

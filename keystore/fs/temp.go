@@ -17,6 +17,7 @@ func (s *Store) writeTemp(d *dir, content []byte) (string, error) {
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
 	fd, err := again1(func() (int, error) { return s.sys.openat(d.fd, temp, flags, 0o600) })
 	if err != nil {
+		s.removeTemp(d, temp) // 130 random bits: if it is there, this call made it
 		return "", classify("open "+temp, err)
 	}
 	err = s.writeAll(fd, content)
