@@ -2,11 +2,16 @@ package fs
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 )
 
-// Status writes a small temporary file, durably, and removes it: nothing less
-// tells of a full disk, a quota, or a file system that went read-only.
+// probeSize is about that of a record: a disk may have room for less.
+const probeSize = 4096
+
+// Status writes a temporary file, durably, gives it a second name, and removes
+// both: nothing less tells of a full disk, a directory that cannot grow, a
+// quota, or a file system that went read-only.
 func (s *Store) Status(ctx context.Context) error {
 	if err := s.status(ctx); err != nil {
 		return fmt.Errorf("fs: status: %w", err)
@@ -23,10 +28,23 @@ func (s *Store) status(ctx context.Context) error {
 		return err
 	}
 	defer s.release(d)
-	temp, err := s.writeTemp(d, []byte("status\n"))
+	if err := s.probe(d); err != nil {
+		return err
+	}
+	return s.sweepDue(d)
+}
+
+// probe takes the steps of Create, under names that no record has.
+func (s *Store) probe(d *dir) error {
+	temp, err := s.writeTemp(d, make([]byte, probeSize))
 	if err != nil {
 		return err
 	}
-	s.removeTemp(d, temp)
-	return s.sweepDue(d)
+	defer s.removeTemp(d, temp)
+	second := tempPrefix + rand.Text()
+	if err := s.link(d, temp, second); err != nil {
+		return err
+	}
+	s.removeTemp(d, second)
+	return nil
 }
