@@ -41,8 +41,15 @@ func runScript(t *testing.T, file string) {
 		cmds["streaming"] = g.waitForStreams
 		cmds["store"] = g.switchStore
 	}
-	testscript.Run(t, testscript.Params{Files: []string{file}, Cmds: cmds})
+	testscript.Run(t, testscript.Params{Files: []string{file}, Cmds: cmds, Setup: func(env *testscript.Env) error {
+		env.Vars = append(env.Vars, noRaceSleep)
+		return nil
+	}})
 }
+
+// noRaceSleep spares each command the second that the race detector sleeps at
+// the end of a process.
+const noRaceSleep = "GORACE=atexit_sleep_ms=0"
 
 // use is "gateway": the script calls the gateway as its admin.
 func (g *testGateway) use(ts *testscript.TestScript, _ bool, _ []string) {

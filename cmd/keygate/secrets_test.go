@@ -37,7 +37,7 @@ func TestAU05_SecretsLeaveNoTrace(t *testing.T) {
 	run := func(stdin []byte, args ...string) []byte {
 		t.Helper()
 		cmd := exec.Command("keygate", args...)
-		cmd.Env = append(os.Environ(),
+		cmd.Env = append(os.Environ(), noRaceSleep,
 			"KEYGATE_SERVER="+g.address, "KEYGATE_CACERT="+filepath.Join(g.dir, "ca.crt"),
 			"KEYGATE_CLIENT_CERT="+filepath.Join(g.dir, "admin.crt"), "KEYGATE_CLIENT_KEY="+filepath.Join(g.dir, "admin.key"))
 		cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &stderr
