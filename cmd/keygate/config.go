@@ -1,0 +1,135 @@
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/gateway"
+	"github.com/keygate/keygate/hsm"
+	"github.com/keygate/keygate/keystore/fs"
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/policy"
+)
+
+// A file is the configuration file, as config.example.yaml describes it. The
+// sections address, admin, tls, api, policy, log and keys are those of KES.
+type file struct {
+	Version  string                         `yaml:"version"`
+	Address  string                         `yaml:"address"`
+	Cluster  string                         `yaml:"cluster"`
+	FIPS     string                         `yaml:"fips"`
+	Admin    adminSection                   `yaml:"admin"`
+	TLS      tlsSection                     `yaml:"tls"`
+	API      map[string]gateway.RouteConfig `yaml:"api"`
+	Policy   map[string]policySection       `yaml:"policy"`
+	Keys     []keySection                   `yaml:"keys"`
+	Log      logSection                     `yaml:"log"`
+	Audit    audit.Config                   `yaml:"audit"`
+	Cache    cacheSection                   `yaml:"cache"`
+	Deletion deletionSection                `yaml:"deletion"`
+	KeyStore keyStoreSection                `yaml:"keystore"`
+	Root     rootSection                    `yaml:"root"`
+}
+
+type adminSection struct {
+	Identity string `yaml:"identity"`
+}
+
+type tlsSection struct {
+	Key      string                `yaml:"key"`
+	Cert     string                `yaml:"cert"`
+	Password secret                `yaml:"password"`
+	Auth     string                `yaml:"auth"`
+	CA       string                `yaml:"ca"`
+	Clients  gateway.ClientsConfig `yaml:"clients"`
+}
+
+type policySection struct {
+	Allow      []string          `yaml:"allow"`
+	Deny       []string          `yaml:"deny"`
+	Identities []policy.Identity `yaml:"identities"`
+}
+
+type keySection struct {
+	Name string `yaml:"name"`
+}
+
+type logSection struct {
+	Error string `yaml:"error"`
+	Audit string `yaml:"audit"`
+}
+
+type cacheSection struct {
+	Expiry  time.Duration `yaml:"expiry"`
+	Keys    int           `yaml:"keys"`
+	Offline time.Duration `yaml:"offline"`
+}
+
+type deletionSection struct {
+	Window *time.Duration `yaml:"window"`
+}
+
+type keyStoreSection struct {
+	FS     *fs.Config `yaml:"fs"`
+	Memory *struct{}  `yaml:"memory"`
+}
+
+type rootSection struct {
+	PKCS11 *hsm.Config `yaml:"pkcs11"`
+}
+
+// defaultAddress is that of KES.
+const defaultAddress = "0.0.0.0:7373"
+
+const onlyFS = " is not supported: write keystore.fs.path; records tell nothing to who reads them, as the root of trust wraps the keys in them"
+
+// hints says what to write in the place of keys that KES has, and keygate has
+// not or has elsewhere.
+var hints = map[string]string{
+	"tls.proxy":         "tls.proxy is not supported: a proxy has to pass TLS connections on as they are",
+	"cache.expiry":      "cache.expiry is one duration, such as 5s, after which the key store is asked again; there is no any and no unused, as no master key is cached, and offline is cache.offline",
+	"keystore.vault":    "keystore.vault" + onlyFS,
+	"keystore.aws":      "keystore.aws" + onlyFS,
+	"keystore.gcp":      "keystore.gcp" + onlyFS,
+	"keystore.azure":    "keystore.azure" + onlyFS,
+	"keystore.fortanix": "keystore.fortanix" + onlyFS,
+	"keystore.gemalto":  "keystore.gemalto" + onlyFS,
+	"keystore.entrust":  "keystore.entrust" + onlyFS,
+	"keystore.kes":      "keystore.kes" + onlyFS,
+	"root.pkcs11.pin":   "a PIN is not written here: root.pkcs11.pin holds file, env or fd, which say where it is",
+}
+
+// A configuration is a file that has been checked, and what it says in the terms
+// of other packages. It is not changed once it is made.
+type configuration struct {
+	file
+	path     string // of the file
+	cluster  kms.ClusterID
+	state    gateway.State
+	logLevel slog.Level
+	auditOff bool
+	window   time.Duration // as kms.Config wants it
+}
+
+// load reads the configuration file and has checks look at it. It connects to
+// nothing. The error has a line for each problem.
+func load(path string, checks []sectionCheck) (*configuration, error) {
+	y, err := readYAML(path)
+	if err != nil {
+		return nil, err
+	}
+	return newConfiguration(path, y, checks)
+}
+
+// kms returns the settings of the KMS.
+func (c *configuration) kms(logger *slog.Logger) kms.Config {
+	return kms.Config{
+		Cluster:        c.cluster,
+		DeletionWindow: c.window,
+		RecordTTL:      c.Cache.Expiry,
+		MaxRecords:     c.Cache.Keys,
+		Offline:        c.Cache.Offline,
+		Logger:         logger,
+	}
+}

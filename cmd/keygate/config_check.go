@@ -1,0 +1,245 @@
+package main
+
+import (
+	"crypto/fips140"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keygate/keygate/gateway"
+	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/policy"
+)
+
+// A sectionCheck looks at one part of a file, and reports what is wrong with it.
+type sectionCheck func(*configuration, *yamlFile)
+
+// everything is all that a gateway needs.
+var everything = []sectionCheck{
+	(*configuration).checkGeneral,
+	(*configuration).checkCluster,
+	(*configuration).checkTLS,
+	(*configuration).checkPolicies,
+	(*configuration).checkRoutes,
+	(*configuration).checkKeys,
+	(*configuration).checkLogs,
+	(*configuration).checkKMS,
+	(*configuration).checkKeyStore,
+	(*configuration).checkRoot,
+}
+
+// newConfiguration turns a file into a configuration, or returns all that checks
+// find wrong with it. Keys that are not known and values of another type are
+// always found.
+func newConfiguration(path string, y *yamlFile, checks []sectionCheck) (*configuration, error) {
+	c := &configuration{path: path}
+	y.expand()
+	y.decode(&c.file, hints)
+	if err := y.err(); err != nil {
+		return nil, err // what the values mean is of no use yet
+	}
+	for _, check := range checks {
+		check(c, y)
+	}
+	if err := y.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func at(path ...any) []any { return path }
+
+func (c *configuration) checkGeneral(y *yamlFile) {
+	if c.Version != "" && c.Version != "v1" {
+		y.failAt(at("version"), "version %q is not v1", c.Version)
+	}
+	if c.Address == "" {
+		c.Address = defaultAddress
+	}
+	if err := checkAddress(c.Address); err != nil {
+		y.failAt(at("address"), "address: %v", err)
+	}
+	switch c.FIPS {
+	case "", "off", "false":
+	case "required", "true", "on":
+		if !fips140.Enabled() {
+			y.failAt(at("fips"), "fips is required, and this process is not in FIPS 140-3 mode: build with GOFIPS140=v1.0.0, or run with GODEBUG=fips140=on")
+		}
+	default:
+		y.failAt(at("fips"), "fips is neither off nor required")
+	}
+}
+
+func (c *configuration) checkCluster(y *yamlFile) {
+	id, err := kms.ParseClusterID(c.Cluster)
+	if err != nil || id == (kms.ClusterID{}) {
+		y.failAt(at("cluster"), "cluster is not 32 lower-case hex digits: it is the identity of the key store, chosen once, at random, for all gateways that share the store (openssl rand -hex 16)")
+	}
+	c.cluster = id
+}
+
+func checkAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return errors.New("not of the form host:port")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("the port %q is not a number up to 65535", port)
+	}
+	return nil
+}
+
+func (c *configuration) checkPolicies(y *yamlFile) {
+	var admin policy.Identity
+	if c.Admin.Identity != "disabled" {
+		id, err := policy.ParseIdentity(c.Admin.Identity)
+		if err != nil {
+			y.failAt(at("admin", "identity"), "admin.identity is neither an identity, 64 lower-case hex digits, nor disabled")
+		}
+		admin = id
+	}
+	var policies []policy.Policy
+	for _, name := range y.keys("policy") {
+		p := c.Policy[name]
+		policies = append(policies, policy.Policy{Name: name, Allow: p.Allow, Deny: p.Deny, Identities: p.Identities})
+	}
+	rules, err := policy.Compile(admin, policies)
+	for _, err := range each(err) {
+		e, ok := errors.AsType[*policy.Error](err)
+		if !ok {
+			y.failAt(at("policy"), "%v", err)
+			continue
+		}
+		y.failAt(at("policy", e.Policy, e.Field, e.Index), "%v", err)
+	}
+	c.state.Rules = rules
+}
+
+// each returns the errors that errors.Join has joined.
+func each(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
+}
+
+func (c *configuration) checkRoutes(y *yamlFile) {
+	c.state.Clients, c.state.Routes = c.TLS.Clients, c.API
+	for _, path := range y.keys("api") {
+		if err := gateway.CheckRoute(path, c.API[path]); err != nil {
+			y.failAt(at("api", path), "%s", strings.TrimPrefix(err.Error(), "gateway: "))
+		}
+	}
+}
+
+func (c *configuration) checkKeys(y *yamlFile) {
+	for i, key := range c.Keys {
+		if !keystore.ValidName(key.Name) {
+			y.failAt(at("keys", i, "name"), "keys[%d]: %q is no key name: 1 to %d of A-Z, a-z, 0-9, _ and -, with no - at the ends", i, key.Name, keystore.MaxNameLen)
+		}
+		if slices.Index(c.Keys, key) < i {
+			y.failAt(at("keys", i, "name"), "keys[%d]: %q is there already", i, key.Name)
+		}
+	}
+}
+
+func (c *configuration) checkLogs(y *yamlFile) {
+	var err error
+	if c.logLevel, err = parseLevel(c.Log.Error); err != nil {
+		y.failAt(at("log", "error"), "log.error: %v", err)
+	}
+	level, err := parseLevel(c.Log.Audit)
+	if err != nil {
+		y.failAt(at("log", "audit"), "log.audit: %v", err)
+	}
+	c.auditOff = err == nil && level > slog.LevelInfo // entries are at level INFO
+	if c.auditOff && c.Audit.File != "" {
+		y.failAt(at("log", "audit"), "log.audit drops all entries, and audit.file is set: leave one out")
+	}
+	if c.auditOff && c.Audit.Required != nil && *c.Audit.Required {
+		y.failAt(at("log", "audit"), "log.audit drops all entries, and audit.required is true")
+	}
+}
+
+// levelOff is above all levels.
+const levelOff = slog.Level(1 << 20)
+
+// parseLevel reads a level as KES writes it: on, off, a name with an offset, or
+// a number. Empty is on, which is INFO.
+func parseLevel(s string) (slog.Level, error) {
+	switch strings.ToLower(s) {
+	case "", "on", "true":
+		return slog.LevelInfo, nil
+	case "off", "false":
+		return levelOff, nil
+	}
+	if n, err := strconv.Atoi(s); err == nil {
+		return slog.Level(n), nil
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s)); err != nil {
+		return 0, fmt.Errorf("%q is not on, off, DEBUG, INFO, WARN or ERROR (with or without +n), or a number", s)
+	}
+	return level, nil
+}
+
+func (c *configuration) checkKMS(y *yamlFile) {
+	if c.Cache.Expiry < 0 {
+		y.failAt(at("cache", "expiry"), "cache.expiry is negative")
+	}
+	if c.Cache.Keys < 0 {
+		y.failAt(at("cache", "keys"), "cache.keys is negative")
+	}
+	if c.Cache.Offline < 0 {
+		y.failAt(at("cache", "offline"), "cache.offline is negative")
+	}
+	switch w := c.Deletion.Window; {
+	case w == nil:
+		c.window = kms.DefaultDeletionWindow
+	case *w < 0:
+		y.failAt(at("deletion", "window"), "deletion.window is negative")
+	case *w == 0:
+		c.window = -1
+	default:
+		c.window = *w
+	}
+}
+
+func (c *configuration) checkKeyStore(y *yamlFile) {
+	const choices = "keystore is exactly one of fs and memory"
+	switch n := len(y.keys("keystore")); {
+	case n != 1:
+		y.failAt(at("keystore"), choices+", not %d", n)
+	case c.KeyStore.FS != nil && c.KeyStore.FS.Path == "", slices.Contains(y.keys("keystore"), "fs") && c.KeyStore.FS == nil:
+		y.failAt(at("keystore", "fs"), "keystore.fs.path is missing")
+	}
+}
+
+func (c *configuration) checkRoot(y *yamlFile) {
+	if c.Root.PKCS11 == nil {
+		y.failAt(at("root", "pkcs11"), "root.pkcs11 is missing: it says which token is the root of trust")
+		return
+	}
+	for _, err := range each(c.Root.PKCS11.Check()) {
+		text := strings.TrimPrefix(err.Error(), "hsm: ")
+		field, _, _ := strings.Cut(text, ":")
+		y.failAt(append(at("root", "pkcs11"), steps(field)...), "root.pkcs11.%s", text)
+	}
+}
+
+// steps splits a dotted path.
+func steps(path string) []any {
+	var all []any
+	for step := range strings.SplitSeq(path, ".") {
+		all = append(all, step)
+	}
+	return all
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keygate/keygate/hsm"
+)
+
+func newHSMCommand() *cobra.Command {
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand())
+}
+
+// loadToken returns the token that a configuration names. No other section is
+// looked at, as this comes before the rest of it can be right.
+func loadToken(path string) (hsm.Config, error) {
+	cfg, err := load(path, []sectionCheck{(*configuration).checkRoot})
+	if err != nil {
+		return hsm.Config{}, err
+	}
+	return *cfg.Root.PKCS11, nil
+}
+
+// initHSM holds the flags of hsm init.
+type initHSM struct {
+	config    *string
+	makeToken bool
+	soPINFile string
+}
+
+func newHSMInitCommand() *cobra.Command {
+	var i initHSM
+	cmd := &cobra.Command{
+		Use:   "init --config FILE",
+		Short: "Make the root keys in a token",
+		Long: `Make the two root keys in the token of a configuration: the KEK, which wraps all
+master keys, and the key that authenticates key records. They are made in the
+token and can never leave it. Keys that are there are left as they are.
+
+Make a backup of them, in the way of the HSM's maker, before you use them: without
+them, all keys are lost.
+
+--make-token first makes a token, for trials with SoftHSM2. Tokens of a real HSM
+are made with the tool of its maker.`,
+		Args: cobra.NoArgs,
+	}
+	i.config = configFlag(cmd)
+	cmd.Flags().BoolVar(&i.makeToken, "make-token", false, "make the token, with the PIN of root.pkcs11.pin.file, in a free slot of SoftHSM2")
+	cmd.Flags().StringVar(&i.soPINFile, "so-pin-file", "", "`FILE` of the security officer's PIN of that token")
+	cmd.MarkFlagsRequiredTogether("make-token", "so-pin-file")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := harden(); err != nil {
+			return err
+		}
+		made, err := i.run(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return printResult(cmd.OutOrStdout(), *asJSON, made, func(w io.Writer) { describeMade(w, made) })
+	}
+	return cmd
+}
+
+func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
+	cfg, err := loadToken(*i.config)
+	if err != nil {
+		return hsm.Made{}, err
+	}
+	if i.makeToken {
+		if err := makeToken(ctx, cfg, i.soPINFile); err != nil {
+			return hsm.Made{}, err
+		}
+	}
+	return hsm.Init(ctx, cfg)
+}
+
+func makeToken(ctx context.Context, cfg hsm.Config, soPINFile string) error {
+	if cfg.PIN.File == "" {
+		return errors.New("--make-token needs root.pkcs11.pin.file")
+	}
+	user, err := readFile(cfg.PIN.File)
+	if err != nil {
+		return err
+	}
+	defer clear(user)
+	officer, err := readFile(soPINFile)
+	if err != nil {
+		return err
+	}
+	defer clear(officer)
+	return hsm.InitToken(ctx, cfg.Module, cfg.Token, string(bytes.TrimRight(officer, "\r\n")), string(bytes.TrimRight(user, "\r\n")))
+}
+
+func describeMade(w io.Writer, made hsm.Made) {
+	describeToken(w, made.Token)
+	for _, key := range []struct {
+		name string
+		made bool
+	}{{"kek", made.KEK}, {"record key", made.RecordKey}} {
+		state := "was there already"
+		if key.made {
+			state = "made"
+		}
+		fmt.Fprintf(w, "%s:\t%s\n", key.name, state)
+	}
+}
+
+func describeToken(w io.Writer, t hsm.TokenInfo) {
+	fmt.Fprintf(w, "token:\t%s\nserial:\t%s\nmodel:\t%s, %s\nmodule:\t%s\n", t.Label, t.Serial, t.Manufacturer, t.Model, t.Library)
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keygate/keygate/keystore/fs"
+)
+
+func newStoreCommand() *cobra.Command {
+	return group("store", "Prepare a key store", newStoreInitCommand())
+}
+
+func newStoreInitCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "init --config FILE",
+		Short: "Make the key store of a configuration",
+		Long: `Make the key store of a configuration: for keystore.fs the directory, which must
+not exist yet or be empty, and in it the identity of the cluster. A gateway
+takes nothing for its key store that does not bear the identity.
+
+To do it again changes nothing.`,
+		Args: cobra.NoArgs,
+	}
+	path := configFlag(cmd)
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load(*path, []sectionCheck{(*configuration).checkCluster, (*configuration).checkKeyStore})
+		if err != nil {
+			return err
+		}
+		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: "memory"}
+		if cfg.KeyStore.FS != nil {
+			result.KeyStore, result.Path = "fs", cfg.KeyStore.FS.Path
+			if err := fs.Init(*cfg.KeyStore.FS, result.Cluster); err != nil {
+				return err
+			}
+		}
+		return printResult(cmd.OutOrStdout(), *asJSON, result, result.text)
+	}
+	return cmd
+}
+
+// A storeResult is what store init prints.
+type storeResult struct {
+	KeyStore string `json:"keystore"`
+	Path     string `json:"path,omitempty"`
+	Cluster  string `json:"cluster"`
+}
+
+func (r storeResult) text(w io.Writer) {
+	fmt.Fprintf(w, "key store:\t%s %s\ncluster:\t%s\n", r.KeyStore, r.Path, r.Cluster)
+}

@@ -1,0 +1,68 @@
+#!/bin/sh
+# Installs what is missing of the named things, with apt:
+#
+#   packages.sh run     what building and running a gateway on SoftHSM2 needs
+#   packages.sh test    that, and what the tests need
+#   packages.sh build   what building needs
+set -eu
+
+missing=
+need() { # need COMMAND PACKAGE...
+	command -v "$1" >/dev/null 2>&1 && return
+	shift
+	missing="$missing $*"
+}
+
+need_softhsm() {
+	if [ -n "${SOFTHSM2_MODULE:-}" ] && [ -e "$SOFTHSM2_MODULE" ]; then
+		return
+	fi
+	need softhsm2-util softhsm2
+}
+
+case ${1:-} in
+build) need cc gcc libc6-dev ;;
+run)
+	need cc gcc libc6-dev
+	need_softhsm
+	need curl curl ca-certificates
+	;;
+test)
+	need cc gcc libc6-dev
+	need_softhsm
+	need strace strace
+	need git git
+	;;
+*)
+	echo "usage: packages.sh build|run|test" >&2
+	exit 2
+	;;
+esac
+
+command -v go >/dev/null 2>&1 || {
+	echo "There is no go command: install Go 1.26 or later from https://go.dev/dl/ first." >&2
+	exit 1
+}
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null 2>&1; then
+	echo "Please install these first (named as Debian names them):$missing" >&2
+	exit 1
+fi
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+	as_root=sudo
+	if ! command -v sudo >/dev/null 2>&1; then
+		echo "Please have root run: apt-get install$missing" >&2
+		exit 1
+	fi
+fi
+echo "Installing with apt:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# shellcheck disable=SC2086 # a list of words
+if ! { $as_root apt-get -qq update &&
+	$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends --yes $missing; } >"$log" 2>&1; then
+	cat "$log" >&2
+	exit 1
+fi
