@@ -17,6 +17,7 @@ type fault struct {
 	again bool  // the same call fails from then on
 	dead  bool  // nothing is carried out after it
 	short bool  // read and write carry out half
+	hook  func()
 }
 
 var faults = []fault{
@@ -56,6 +57,9 @@ func (f *faulty) do(name string, call func() error) error {
 	switch n := len(f.calls); {
 	case n == f.at:
 		f.hit = name
+		if f.hook != nil {
+			f.hook()
+		}
 	case n > f.at && f.at > 0 && f.dead:
 		if name == "close" { // as the kernel does for the dead
 			call()

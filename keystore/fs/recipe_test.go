@@ -1,8 +1,11 @@
 package fs
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestKS09_WriterRecipe checks the order in which durability rests: the content
@@ -29,5 +32,28 @@ func TestKS09_WriterRecipe(t *testing.T) {
 		if !slices.Contains(calls[at:], "fsync") {
 			t.Errorf("%s: no fsync after %s: %v", op.name, change, calls)
 		}
+	}
+}
+
+// TestLinkThatWasAnsweredTwice: a network file system may answer a repeated
+// link with EEXIST although this very call made it (open(2), O_EXCL and NFS).
+func TestLinkThatWasAnsweredTwice(t *testing.T) {
+	op := operations[0]
+	at := 1 + slices.Index(runFault(t, op, fault{name: "none"}, 0).calls, "linkat")
+	cfg := Config{Path: filepath.Join(t.TempDir(), "store")}
+	must(t, Init(cfg, testIdentity))
+	sys := &faulty{fault: fault{err: unix.EEXIST, done: true}, at: at}
+	s, err := open(cfg, testIdentity, sys)
+	must(t, err)
+	defer s.Close()
+	sys.armed = true
+	err = s.Create(t.Context(), "app", newRecord)
+	if sys.armed = false; err != nil || sys.hit != "linkat" {
+		t.Fatalf("%s: got %v, want success", sys.hit, err)
+	}
+	record, _, err := s.Get(t.Context(), "app")
+	must(t, err)
+	if !same(record, newRecord) {
+		t.Fatalf("the record is %.40q", record)
 	}
 }
