@@ -15,6 +15,7 @@ type rule struct {
 	name      string
 	want      bool
 	why       string
+	optional  bool // a token need not know the attribute
 }
 
 const (
@@ -22,93 +23,79 @@ const (
 	whyMade   = "it was not made in the token, or has been outside of it"
 	whyClulow = "with it, and CKA_WRAP, the keys that it wraps could be read out"
 	whyUsage  = "the key is for one purpose only"
+	whyLater  = "what it may be used for could be changed later"
 )
 
 // The rules of both keys.
 var secret = []rule{
-	{pkcs11.CKA_TOKEN, "CKA_TOKEN", true, "it would be gone with the session"},
-	{pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true, "it could be used without a login"},
-	{pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true, whyLeaves},
-	{pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false, whyLeaves},
-	{pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true, whyMade},
-	{pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true, whyMade},
-	{pkcs11.CKA_LOCAL, "CKA_LOCAL", true, whyMade},
+	{pkcs11.CKA_TOKEN, "CKA_TOKEN", true, "it would be gone with the session", false},
+	{pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true, "it could be used without a login", false},
+	{pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true, whyLeaves, false},
+	{pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false, whyLeaves, false},
+	{pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true, whyMade, false},
+	{pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true, whyMade, false},
+	{pkcs11.CKA_LOCAL, "CKA_LOCAL", true, whyMade, false},
+	{pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false, whyLater, true},
+	{pkcs11.CKA_COPYABLE, "CKA_COPYABLE", false, whyLater, true},
 }
 
 // What to wrap and decrypt with the same key allows: J. Clulow, On the Security
 // of PKCS #11, CHES 2003.
 var kekRules = append(secret[:len(secret):len(secret)],
-	rule{pkcs11.CKA_WRAP, "CKA_WRAP", true, "it wraps the master keys"},
-	rule{pkcs11.CKA_UNWRAP, "CKA_UNWRAP", true, "it unwraps the master keys"},
-	rule{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT", false, whyUsage},
-	rule{pkcs11.CKA_DECRYPT, "CKA_DECRYPT", false, whyClulow},
-	rule{pkcs11.CKA_SIGN, "CKA_SIGN", false, whyUsage},
-	rule{pkcs11.CKA_VERIFY, "CKA_VERIFY", false, whyUsage},
-	rule{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, whyUsage},
+	rule{pkcs11.CKA_WRAP, "CKA_WRAP", true, "it wraps the master keys", false},
+	rule{pkcs11.CKA_UNWRAP, "CKA_UNWRAP", true, "it unwraps the master keys", false},
+	rule{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT", false, whyUsage, false},
+	rule{pkcs11.CKA_DECRYPT, "CKA_DECRYPT", false, whyClulow, false},
+	rule{pkcs11.CKA_SIGN, "CKA_SIGN", false, whyUsage, true},
+	rule{pkcs11.CKA_VERIFY, "CKA_VERIFY", false, whyUsage, true},
+	rule{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, whyUsage, true},
 )
 
 var recordRules = append(secret[:len(secret):len(secret)],
-	rule{pkcs11.CKA_SIGN, "CKA_SIGN", true, "it authenticates key records"},
-	rule{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT", false, whyUsage},
-	rule{pkcs11.CKA_DECRYPT, "CKA_DECRYPT", false, whyUsage},
-	rule{pkcs11.CKA_WRAP, "CKA_WRAP", false, whyUsage},
-	rule{pkcs11.CKA_UNWRAP, "CKA_UNWRAP", false, whyUsage},
-	rule{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, whyUsage},
+	rule{pkcs11.CKA_SIGN, "CKA_SIGN", true, "it authenticates key records", false},
+	rule{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT", false, whyUsage, false},
+	rule{pkcs11.CKA_DECRYPT, "CKA_DECRYPT", false, whyUsage, false},
+	rule{pkcs11.CKA_WRAP, "CKA_WRAP", false, whyUsage, true},
+	rule{pkcs11.CKA_UNWRAP, "CKA_UNWRAP", false, whyUsage, true},
+	rule{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, whyUsage, true},
 )
-
-// A Check is one thing that was looked at, and what was found.
-type Check struct {
-	What  string `json:"what"`
-	Found string `json:"found"`
-	OK    bool   `json:"ok"`
-	Why   string `json:"why,omitempty"` // what is wrong with it
-}
 
 // attest checks the attributes of a root key. The error is that of the token,
 // not what the checks say.
 func (s session) attest(label string, key pkcs11.ObjectHandle, kind uint, rules []rule) ([]Check, error) {
-	checks := make([]Check, 0, len(rules)+2)
-	add := func(name, found string, ok bool, why string) {
-		c := Check{What: label + ": " + name, Found: found, OK: ok}
-		if !ok {
-			c.Why = why
-		}
-		checks = append(checks, c)
-	}
-	got, err := s.number(key, pkcs11.CKA_KEY_TYPE)
-	if err != nil {
-		return nil, err
-	}
-	add("CKA_KEY_TYPE", fmt.Sprintf("0x%x", got), got == kind, fmt.Sprintf("it is not 0x%x", kind))
-	got, err = s.number(key, pkcs11.CKA_VALUE_LEN)
-	if err != nil {
-		return nil, err
-	}
-	add("CKA_VALUE_LEN", fmt.Sprint(got), got == kms.KeySize, fmt.Sprintf("it is not %d", kms.KeySize))
-	for _, r := range rules {
-		value, err := s.attribute(key, r.attribute)
-		if c, ok := classOf(err); ok && c == requestFault {
-			add(r.name, "absent", !r.want, "the token cannot tell, and it must be true")
-			continue
-		}
+	var checks []Check
+	for _, n := range []struct {
+		attribute uint
+		name      string
+		want      uint
+	}{{pkcs11.CKA_KEY_TYPE, "CKA_KEY_TYPE", kind}, {pkcs11.CKA_VALUE_LEN, "CKA_VALUE_LEN", kms.KeySize}} {
+		got, err := s.number(key, n.attribute)
 		if err != nil {
 			return nil, err
 		}
-		is := len(value) == 1 && value[0] != 0
-		add(r.name, fmt.Sprint(is), is == r.want, fmt.Sprintf("it must be %v: %s", r.want, r.why))
+		checks = append(checks, verdict(label+": "+n.name, fmt.Sprint(got), got == n.want, fmt.Sprintf("it must be %d", n.want)))
+	}
+	for _, r := range rules {
+		c, err := s.follows(label, key, r)
+		if err != nil {
+			return nil, err
+		}
+		checks = append(checks, c)
 	}
 	return checks, nil
 }
 
-// refusals returns an error that names each check that is not OK, or nil.
-func refusals(checks []Check) error {
-	var all []error
-	for _, c := range checks {
-		if !c.OK {
-			all = append(all, fmt.Errorf("hsm: %s is %s: %s: %w", c.What, c.Found, c.Why, kms.ErrDenied))
-		}
+func (s session) follows(label string, key pkcs11.ObjectHandle, r rule) (Check, error) {
+	what, why := label+": "+r.name, fmt.Sprintf("it must be %v: %s", r.want, r.why)
+	value, err := s.attribute(key, r.attribute)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
+		return verdict(what, "not known to the token", r.optional, why), nil
 	}
-	return errors.Join(all...)
+	if err != nil {
+		return Check{}, err
+	}
+	is := len(value) == 1 && value[0] != 0
+	return verdict(what, fmt.Sprint(is), is == r.want && len(value) == 1, why), nil
 }
 
 func (s session) attribute(key pkcs11.ObjectHandle, attribute uint) ([]byte, error) {

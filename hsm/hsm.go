@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -49,13 +50,22 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 		return nil, err
 	}
 	r := &Root{cfg: cfg, log: log, module: m, pin: pinSource{from: cfg.PIN}}
-	r.pool = newPool(cfg.Sessions, cfg.Sessions, cfg.Timeout)
-	r.keeper = newPool(1, 3, cfg.Timeout)
-	if _, err := r.connected(ctx); err != nil {
+	r.keeper = newPool(1, keeperSpares, cfg.Timeout)
+	l, err := r.connected(ctx)
+	if err != nil {
+		r.pool = newPool(0, 0, cfg.Timeout)
 		return nil, errors.Join(err, r.Close())
 	}
+	sessions, spares := l.token.sessions(cfg.Sessions)
+	if sessions < cfg.Sessions {
+		log.Warn("hsm: the token has fewer sessions than are configured", "configured", cfg.Sessions, "used", sessions)
+	}
+	r.pool = newPool(sessions, spares, cfg.Timeout)
 	return r, nil
 }
+
+// keeperSpares is how many calls with an anchor may hang.
+const keeperSpares = 3
 
 // Close closes the sessions and, if this is the last root that uses it,
 // finalizes the module. It waits for the calls that run, but leaves those that
@@ -63,11 +73,29 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 func (r *Root) Close() error {
 	r.repair.stop()
 	err := errors.Join(r.pool.close(), r.keeper.close())
-	if l := r.link.Swap(nil); l != nil && err == nil {
-		l.close()
-	}
 	r.pin.forget()
-	return errors.Join(err, r.module.release())
+	ended := make(chan error, 1)
+	go func() {
+		if l := r.link.Swap(nil); l != nil && err == nil {
+			l.close()
+		}
+		ended <- r.module.release()
+	}()
+	select {
+	case releaseErr := <-ended:
+		return errors.Join(err, releaseErr)
+	case <-time.After(r.cfg.Timeout):
+		return errors.Join(err, errHung)
+	}
+}
+
+// Token describes the token and its module, as they were when the present
+// connection was made.
+func (r *Root) Token() TokenInfo {
+	if l := r.link.Load(); l != nil {
+		return l.token
+	}
+	return TokenInfo{}
 }
 
 // NewKey makes a key in the token; see kms.Root.
@@ -132,21 +160,34 @@ func (r *Root) MAC(ctx context.Context, handle, message []byte) ([kms.MACSize]by
 	return run(ctx, r, o)
 }
 
-// DestroyKey does nothing: the handle is the only place that holds its key. It
-// returns ErrCorrupt if it is not a handle of a root over PKCS#11.
-func (r *Root) DestroyKey(_ context.Context, handle []byte) error {
-	_, err := parseHandle(handle)
+// DestroyKey takes the key out of the token if it is loaded there. The handle is
+// the only other place that holds it. It returns ErrCorrupt if handle is not one
+// of a root over PKCS#11.
+func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
+	if _, err := parseHandle(handle); err != nil {
+		return err
+	}
+	l := r.link.Load()
+	if !l.usable() {
+		return nil // nothing is loaded
+	}
+	k := l.cached(handle)
+	if k == nil {
+		return nil
+	}
+	l.drop(k)
+	k.done()
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
+		return struct{}{}, l.onAnchor(ctx, func(s session) error { s.destroyDoomed(); return nil })
+	}})
 	return err
 }
 
 // Status uses the record key and, with an encryption and its inverse, a key
 // that nothing else uses.
 func (r *Root) Status(ctx context.Context) error {
-	_, err := run(ctx, r, operation[struct{}]{run: func(s session, record *loaded, _, _ []byte) (struct{}, error) {
-		if _, err := s.mac(record.object, []byte(checkConstant)); err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, s.roundTrip(s.link.probe.object)
-	}})
+	_, err := run(ctx, r, operation[struct{}]{run: func(s session, _ *loaded, _, _ []byte) (struct{}, error) { return s.useLinkKeys() }})
 	return err
 }

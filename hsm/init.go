@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 
 	"github.com/miekg/pkcs11"
 
@@ -49,39 +50,48 @@ func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
 	defer l.leave()
 	made.Token = l.token
 	s := l.anchor
-	if made.KEK, err = s.makeUnlessThere(r.cfg.KEK, s.makeKEK); err != nil {
+	kek, err := s.isThere(r.cfg.KEK)
+	if err != nil {
 		return made, err
 	}
-	if made.RecordKey, err = s.makeUnlessThere(r.cfg.RecordKey, s.makeRecordKey); err != nil {
+	record, err := s.isThere(r.cfg.RecordKey)
+	if err != nil {
 		return made, err
 	}
-	if err := s.findRootKeys(r.cfg); err != nil {
-		return made, err
+	if record && !kek {
+		// The KEK is made first, so this is no half of an Init.
+		return made, fmt.Errorf("hsm: the token has the record key %q but no KEK %q: the KEK was lost or has another label, and what it wraps cannot be used without it: %w", r.cfg.RecordKey, r.cfg.KEK, kms.ErrDenied)
 	}
-	return made, s.probe()
+	if !kek {
+		if err := s.makeKEK(r.cfg.KEK); err != nil {
+			return made, err
+		}
+		made.KEK = true
+	}
+	if !record {
+		if err := s.makeRecordKey(r.cfg.RecordKey); err != nil {
+			return made, err
+		}
+		made.RecordKey = true
+	}
+	return made, s.ready(r.cfg)
 }
 
-func (s session) makeUnlessThere(label string, make func(label string) error) (bool, error) {
+// isThere reports whether the token has a key; two of them are an error.
+func (s session) isThere(label string) (bool, error) {
 	_, err := s.findKey(label)
-	if _, missing := errors.AsType[*notFoundError](err); !missing {
-		return false, err
+	if _, missing := errors.AsType[*notFoundError](err); missing {
+		return false, nil
 	}
-	return true, make(label)
+	return err == nil, err
 }
 
-// makeKEK makes the KEK with an unwrap template, which only a token that does
-// not know the attribute is spared.
 func (s session) makeKEK(label string) error {
-	template := append(rootTemplate(label, pkcs11.CKK_AES),
+	return s.generate(pkcs11.CKM_AES_KEY_GEN, append(rootTemplate(label, pkcs11.CKK_AES),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false))
-	full := append(template[:len(template):len(template)], pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate()))
-	err := s.generate(pkcs11.CKM_AES_KEY_GEN, full)
-	if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
-		err = s.generate(pkcs11.CKM_AES_KEY_GEN, template)
-	}
-	return err
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false)),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate()))
 }
 
 func (s session) makeRecordKey(label string) error {
@@ -91,16 +101,21 @@ func (s session) makeRecordKey(label string) error {
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false)))
 }
 
-func (s session) generate(mechanism uint, template []*pkcs11.Attribute) error {
-	_, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, template)
-	if err != nil {
-		return answered("C_GenerateKey", err)
+// generate makes a key with a template and the attributes that not every token
+// knows: of these, as many of the first as it does.
+func (s session) generate(mechanism uint, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) error {
+	optional = append(optional, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
+	for n := len(optional); ; n-- {
+		full := append(template[:len(template):len(template)], optional[:n]...)
+		_, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, full)
+		if err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) || n == 0 {
+			return answered("C_GenerateKey", err)
+		}
 	}
-	return nil
 }
 
 // rootTemplate is what the KEK and the record key have in common. Neither can
-// be changed, copied or, where the token supports it, destroyed.
+// be changed or, where the token supports that, copied or destroyed.
 func rootTemplate(label string, kind uint) []*pkcs11.Attribute {
 	id := make([]byte, len(kekID{}))
 	rand.Read(id)
@@ -115,8 +130,6 @@ func rootTemplate(label string, kind uint) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, false),
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),

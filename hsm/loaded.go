@@ -101,6 +101,12 @@ func (l *link) takeDoomed() []pkcs11.ObjectHandle {
 	return doomed
 }
 
+func (s session) destroyDoomed() {
+	for _, object := range s.link.takeDoomed() {
+		_ = s.destroy(object) // it may be gone already
+	}
+}
+
 // load returns the loaded key of a handle, in use. Callers that want the same
 // one wait for one load.
 func (r *Root) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*loaded, error) {
@@ -131,9 +137,7 @@ func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
 	defer cancel()
 	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
 		return struct{}{}, l.onAnchor(ctx, func(s session) error {
-			for _, object := range l.takeDoomed() {
-				_ = s.destroy(object) // it may be gone already
-			}
+			s.destroyDoomed()
 			object, err := s.load(h)
 			if err != nil {
 				return err

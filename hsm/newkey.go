@@ -64,9 +64,11 @@ func (s session) describe(object pkcs11.ObjectHandle, h *keyHandle) (err error) 
 
 // unwrap loads the key of h as a session object, whether or not it is the right
 // one.
-func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) {
+func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) { return s.unwrapAs(h, false) }
+
+func (s session) unwrapAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, error) {
 	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
-	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, false))
+	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, extractable))
 	return object, answered("C_UnwrapKey", err)
 }
 

@@ -19,9 +19,9 @@ type operation[T any] struct {
 	discard func(T) // if not nil, gets a result that came after the caller had left
 }
 
-// run runs o, and after a fault that another session, another login or another
-// initialisation of the module may cure, once more. Every operation may be
-// repeated: a key that is made twice is lost once.
+// run runs o. After a fault that another session may cure it tries once more,
+// and once more after that if the connection has been lost meanwhile. Every
+// operation may be repeated: a key that is made twice is lost once.
 func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
@@ -34,7 +34,10 @@ func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
 		}
 	}
 	result, err := try(ctx, r, o, h, false)
-	if err != nil && repairable(err) && ctx.Err() == nil {
+	for tries := 1; tries < 3 && err != nil && repairable(err) && ctx.Err() == nil; tries++ {
+		if tries == 2 && r.link.Load().usable() {
+			break
+		}
 		r.stats.retries.Add(1)
 		result, err = try(ctx, r, o, h, true)
 	}
@@ -46,6 +49,9 @@ func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
 
 func try[T any](ctx context.Context, r *Root, o operation[T], h keyHandle, again bool) (T, error) {
 	var none T
+	if ctx.Err() != nil {
+		return none, waited(ctx, "begin")
+	}
 	l, err := r.connected(ctx)
 	if err != nil {
 		return none, err
@@ -70,7 +76,7 @@ func try[T any](ctx context.Context, r *Root, o operation[T], h keyHandle, again
 		discard: o.discard,
 		end:     func() { clear(a); clear(b); k.done() },
 	})
-	l.react(k, err, again)
+	r.react(ctx, k, err, again)
 	return result, err
 }
 
@@ -97,16 +103,44 @@ func onSession[T any](ctx context.Context, w *worker, l *link, fn func(session) 
 }
 
 // react takes out of use what an error says is broken. If it came again on
-// another session, that is the link.
-func (l *link) react(k *loaded, err error, again bool) {
+// another session that may be the link, or just what this caller asked, who
+// must not be able to make all others wait for another link: a use that must
+// succeed tells.
+func (r *Root) react(ctx context.Context, k *loaded, err error, again bool) {
+	l := k.link
 	c, ok := classOf(err)
 	switch {
 	case !ok || c == requestFault || c == pinFault:
-	case again || c == loginFault || c == moduleFault || k == l.recordKey && c == objectFault:
+	case c == loginFault || c == moduleFault || k == l.recordKey && c == objectFault:
 		l.broken.Store(true)
+	case again:
+		if err := r.alive(ctx, l); err != nil {
+			l.broken.Store(true)
+		}
 	case c == objectFault:
 		l.drop(k)
 	}
+}
+
+// alive uses the keys of the link.
+func (r *Root) alive(ctx context.Context, l *link) error {
+	if !l.recordKey.use() {
+		return errStale
+	}
+	_, err := call(ctx, r.pool, task[struct{}]{
+		run: func(w *worker) (struct{}, error) { return onSession(ctx, w, l, session.useLinkKeys) },
+		end: l.recordKey.done,
+	})
+	return err
+}
+
+// useLinkKeys uses the record key and, with an encryption and its inverse, the
+// key that was made for the link.
+func (s session) useLinkKeys() (struct{}, error) {
+	if err := s.useRecordKey(); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, s.roundTrip(s.link.probe.object)
 }
 
 // repairable reports whether a second try may succeed.

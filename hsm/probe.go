@@ -36,57 +36,64 @@ func (r *Root) login(s session) error {
 	})
 }
 
-// findRootKeys finds the KEK and the record key and refuses bad ones.
-func (s session) findRootKeys(c Config) error {
-	l := s.link
-	var err error
-	if l.kek, err = s.findKey(c.KEK); err != nil {
-		return err
-	}
-	record, err := s.findKey(c.RecordKey)
-	if err != nil {
-		return err
-	}
-	l.recordKey = &loaded{link: l, object: record}
-	checks, err := s.attestRootKeys(c)
-	if err != nil {
-		return err
-	}
-	if err := refusals(checks); err != nil {
-		return err
-	}
-	id, err := s.attribute(l.kek, pkcs11.CKA_ID)
-	if err != nil {
-		return err
-	}
-	copy(l.kekID[:], id)
-	return nil
+// A memory is what the first link of a root left for the later ones, which must
+// find the same keys: a token that was initialised anew, or another one, may
+// have keys with the same labels.
+type memory struct {
+	probe  keyHandle // wrapped by the KEK
+	record [kms.MACSize]byte
 }
 
-// attestRootKeys checks the KEK and the record key.
-func (s session) attestRootKeys(c Config) ([]Check, error) {
-	kek, err := s.attest(c.KEK, s.link.kek, pkcs11.CKK_AES, kekRules)
+// remember returns the memory of a link.
+func (s session) remember() (memory, error) {
+	record, err := s.mac(s.link.recordKey.object, []byte(checkConstant))
+	return memory{probe: s.link.probe.handle, record: record}, err
+}
+
+// recognize returns ErrDenied if the root keys are not those of m.
+func (s session) recognize(m memory) error {
+	now, err := s.remember()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	id, err := s.attribute(s.link.kek, pkcs11.CKA_ID)
+	if now.record != m.record {
+		return fmt.Errorf("hsm: the token has another record key than before: %w", kms.ErrDenied)
+	}
+	object, err := s.load(m.probe)
+	if errors.Is(err, kms.ErrCorrupt) {
+		return fmt.Errorf("hsm: the token has another KEK than before: %w", kms.ErrDenied)
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	size := Check{What: c.KEK + ": CKA_ID", Found: fmt.Sprintf("%x", id), OK: len(id) == len(kekID{})}
-	if !size.OK {
-		size.Why = fmt.Sprintf("it is not %d bytes", len(kekID{}))
-	}
-	record, err := s.attest(c.RecordKey, s.link.recordKey.object, pkcs11.CKK_GENERIC_SECRET, recordRules)
-	if err != nil {
-		return nil, err
-	}
-	return append(append(kek, size), record...), nil
+	return s.destroy(object)
 }
 
 // probe makes the link's own key, in the way that master keys are made, and
-// uses it. It refuses a module that does not encrypt as it should.
-func (s session) probe() error {
+// uses it. It finds out whether the module encrypts as it should.
+func (s session) probe() []Check {
+	var checks []Check
+	for _, step := range []struct {
+		what string
+		run  func() error
+	}{
+		{"make, wrap and unwrap a key", s.makeProbe},
+		{"encrypt and decrypt", func() error { return s.roundTrip(s.link.probe.object) }},
+		{"authenticate with the record key", s.useRecordKey},
+		{"refuse a bad tag", func() error { return s.refusesBadTag(s.link.probe.object) }},
+		{"refuse to unwrap a key so that it can be read", func() error { return s.refusesExtractable(s.link.probe.handle) }},
+		{"go on after that", s.canary},
+	} {
+		c := tried(step.what, step.run())
+		checks = append(checks, c)
+		if !c.OK {
+			break
+		}
+	}
+	return checks
+}
+
+func (s session) makeProbe() error {
 	var id kms.KeyID
 	rand.Read(id[:])
 	h, err := s.newKey(id, kms.Encryption, nil)
@@ -98,19 +105,12 @@ func (s session) probe() error {
 		return err
 	}
 	s.link.probe = &loaded{link: s.link, object: object, handle: h}
-	if err := s.roundTrip(object); err != nil {
-		return err
-	}
-	if _, err := s.mac(s.link.recordKey.object, []byte(checkConstant)); err != nil {
-		return err
-	}
-	if err := s.refusesBadTag(object); err != nil {
-		return err
-	}
-	if err := s.refusesExtractable(h); err != nil {
-		return err
-	}
-	return s.canary() // the refusals have left the session usable
+	return nil
+}
+
+func (s session) useRecordKey() error {
+	_, err := s.mac(s.link.recordKey.object, []byte(checkConstant))
+	return err
 }
 
 var errWrong = fmt.Errorf("hsm: the token does not compute what it should: %w", kms.ErrUnavailable)
@@ -157,10 +157,12 @@ func (s session) refusesBadTag(key pkcs11.ObjectHandle) error {
 // refusesExtractable shows that whoever has the PIN cannot unwrap a stored key
 // as one that can be read: CKA_UNWRAP_TEMPLATE of the KEK forbids it.
 func (s session) refusesExtractable(h keyHandle) error {
-	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
-	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, true))
-	if err != nil {
+	object, err := s.unwrapAs(h, true)
+	if c, ok := classOf(err); ok && c == requestFault {
 		return nil // that is what it should say
+	}
+	if err != nil {
+		return err
 	}
 	if err := s.destroy(object); err != nil {
 		return err

@@ -3,12 +3,8 @@ package hsm
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/keygate/keygate/kms"
 )
 
 // How the connection to the token is repaired.
@@ -31,9 +27,12 @@ type repair struct {
 	after   time.Time // no attempt before
 	err     error     // why the last one failed
 	stopped bool
+	known   *memory
 	done    sync.WaitGroup
 
-	links, failures uint64
+	links    uint64
+	failures uint64 // since the last link
+	failed   uint64 // before that
 }
 
 type attempt struct {
@@ -129,8 +128,15 @@ func (r *Root) finish(a *attempt, l *link, err error) bool {
 		p.failures++
 		p.pause = min(max(2*p.pause, firstPause), lastPause)
 		p.after = time.Now().Add(p.pause)
-		r.log.Error("hsm: the token cannot be used", "error", err)
+		if p.failures == 1 && p.links > 0 {
+			r.log.Error("hsm: the token cannot be used", "error", err)
+		}
 	} else {
+		if p.failures > 0 {
+			r.log.Info("hsm: the token can be used again", "attempts", p.failures+1)
+		}
+		p.failed += p.failures
+		p.failures = 0
 		p.links++
 		p.pause, p.after = 0, time.Time{}
 		if old := r.link.Swap(l); old != nil {
@@ -190,15 +196,33 @@ func (r *Root) newLink(ctx context.Context, gen uint64) (*link, error) {
 		return nil, err
 	}
 	defer l.leave()
-	err = l.anchor.findRootKeys(r.cfg)
+	err = l.anchor.ready(r.cfg)
 	if err == nil {
-		err = l.anchor.probe()
+		err = r.recognize(l.anchor)
 	}
 	if err != nil {
 		l.anchor.abandon()
 		return nil, err
 	}
 	return l, nil
+}
+
+// recognize compares the token with that of the first link.
+func (r *Root) recognize(s session) (err error) {
+	r.repair.mu.Lock()
+	known := r.repair.known
+	r.repair.mu.Unlock()
+	if known != nil {
+		return s.recognize(*known)
+	}
+	m, err := s.remember()
+	if err != nil {
+		return err
+	}
+	r.repair.mu.Lock()
+	defer r.repair.mu.Unlock()
+	r.repair.known = &m
+	return nil
 }
 
 // newBareLink finds the token, opens a session with flags and logs in.
@@ -211,13 +235,6 @@ func (r *Root) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link
 	if l.slot, l.token, err = findToken(r.module, r.cfg); err != nil {
 		return nil, err
 	}
-	missing, err := missingMechanisms(r.module, l.slot)
-	if err != nil {
-		return nil, err
-	}
-	if len(missing) > 0 {
-		return nil, fmt.Errorf("hsm: the token has no %s: %w", strings.Join(missing, ", "), kms.ErrUnsupported)
-	}
 	if l.anchor, err = l.open(flags); err != nil {
 		return nil, err
 	}
@@ -226,4 +243,16 @@ func (r *Root) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link
 		return nil, err
 	}
 	return l, nil
+}
+
+// ready finds the root keys and uses them, or says why they are refused.
+func (s session) ready(c Config) error {
+	checks, err := s.examine(c)
+	if err != nil {
+		return err
+	}
+	if err := refused(checks); err != nil {
+		return err
+	}
+	return refused(s.probe())
 }

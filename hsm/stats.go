@@ -31,7 +31,7 @@ func (r *Root) Stats() Stats {
 		p.mu.Unlock()
 	}
 	r.repair.mu.Lock()
-	s.Connections, s.Failures = r.repair.links, r.repair.failures
+	s.Connections, s.Failures = r.repair.links, r.repair.failed+r.repair.failures
 	r.repair.mu.Unlock()
 	if l := r.link.Load(); l != nil {
 		s.Sessions = l.sessions.Load()

@@ -15,7 +15,19 @@ type TokenInfo struct {
 	Serial       string `json:"serial"`
 	Manufacturer string `json:"manufacturer"`
 	Model        string `json:"model"`
-	Library      string `json:"library"` // description and version of the module
+	Library      string `json:"library"`                // description and version of the module
+	MaxSessions  uint   `json:"max_sessions,omitempty"` // zero: no limit is known
+}
+
+// sessions returns how many sessions to use where so many are wanted, and how
+// many more there may be in place of those that hang. One is for the anchor.
+func (t TokenInfo) sessions(wanted int) (n, spares int) {
+	if t.MaxSessions == 0 {
+		return wanted, wanted
+	}
+	most := max(int(t.MaxSessions)-1, 1)
+	n = min(wanted, most)
+	return n, min(wanted, most-n)
 }
 
 // requiredMechanisms are what a root needs of a token.
@@ -29,6 +41,8 @@ var requiredMechanisms = []struct {
 	{pkcs11.CKM_GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN"},
 	{pkcs11.CKM_SHA256_HMAC, "CKM_SHA256_HMAC"},
 }
+
+const maxSessions = 1 << 20
 
 // findToken returns the slot of the one token that c names.
 func findToken(m *module, c Config) (uint, TokenInfo, error) {
@@ -44,7 +58,10 @@ func findToken(m *module, c Config) (uint, TokenInfo, error) {
 			continue // a token that does not answer is not this one; if it is, none is found
 		}
 		found = append(found, slot)
-		info = TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model}
+		info = TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model, MaxSessions: t.MaxSessionCount}
+		if t.MaxSessionCount > maxSessions { // PKCS#11 v2.40 3.2: not available, or more than anybody needs
+			info.MaxSessions = 0
+		}
 	}
 	switch len(found) {
 	case 0:
@@ -78,9 +95,8 @@ func library(m *module) (string, error) {
 	return fmt.Sprintf("%s %d.%d", strings.TrimRight(info.LibraryDescription, " \x00"), info.LibraryVersion.Major, info.LibraryVersion.Minor), nil
 }
 
-// missingMechanisms returns the names of the required mechanisms that the token
-// does not have.
-func missingMechanisms(m *module, slot uint) ([]string, error) {
+// checkMechanisms looks for the required mechanisms.
+func checkMechanisms(m *module, slot uint) ([]Check, error) {
 	list, err := m.ctx.GetMechanismList(slot)
 	if err != nil {
 		return nil, answered("C_GetMechanismList", err)
@@ -89,38 +105,13 @@ func missingMechanisms(m *module, slot uint) ([]string, error) {
 	for _, mechanism := range list {
 		has[mechanism.Mechanism] = true
 	}
-	var missing []string
+	var checks []Check
 	for _, required := range requiredMechanisms {
+		c := Check{What: required.name, Found: "there", OK: true}
 		if !has[required.id] {
-			missing = append(missing, required.name)
+			c = Check{What: required.name, Found: "missing", Why: "the token does not have this mechanism", err: kms.ErrUnsupported}
 		}
+		checks = append(checks, c)
 	}
-	return missing, nil
-}
-
-// findKey returns the one secret key with a label.
-func (s session) findKey(label string) (pkcs11.ObjectHandle, error) {
-	template := []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-	}
-	ctx := s.link.module.ctx
-	if err := ctx.FindObjectsInit(s.handle, template); err != nil {
-		return 0, answered("C_FindObjectsInit", err)
-	}
-	found, _, err := ctx.FindObjects(s.handle, 2)
-	if finalErr := ctx.FindObjectsFinal(s.handle); err == nil {
-		err = finalErr
-	}
-	if err != nil {
-		return 0, answered("C_FindObjects", err)
-	}
-	switch len(found) {
-	case 0:
-		return 0, &notFoundError{text: fmt.Sprintf("the token has no secret key %q: keygate hsm init makes it", label)}
-	case 1:
-		return found[0], nil
-	}
-	return 0, fmt.Errorf("hsm: the token has more than one secret key %q: %w", label, kms.ErrDenied)
+	return checks, nil
 }
