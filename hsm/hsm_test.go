@@ -14,7 +14,6 @@ import (
 	"github.com/keygate/keygate/hsm/hsmtest"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/kms/roottest"
-	"github.com/keygate/keygate/softhsm"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,8 +65,6 @@ func newKey(t *testing.T, r kms.Root, purpose kms.Purpose) []byte {
 
 func TestKeysOutliveTheProcess(t *testing.T) {
 	cfg := hsmtest.Config(t)
-	_, err := hsm.Init(t.Context(), cfg)
-	ok(t, err)
 	r, err := hsm.Open(t.Context(), cfg, quiet())
 	ok(t, err)
 	handle := newKey(t, r, kms.Encryption)
@@ -100,8 +97,6 @@ func TestHandleOfAnotherTokenIsCorrupt(t *testing.T) {
 
 func TestTwoRootsShareTheModule(t *testing.T) {
 	cfg := hsmtest.Config(t)
-	_, err := hsm.Init(t.Context(), cfg)
-	ok(t, err)
 	one := hsmtest.Open(t, cfg)
 	two, err := hsm.Open(t.Context(), cfg, quiet())
 	ok(t, err)
@@ -114,7 +109,7 @@ func TestTwoRootsShareTheModule(t *testing.T) {
 }
 
 func TestOpenRefusesWhatItCannotUse(t *testing.T) {
-	cfg := hsmtest.Config(t)
+	cfg := hsmtest.Empty(t)
 	t.Run("no root keys", func(t *testing.T) {
 		says(t, refused(t, cfg), "keygate hsm init")
 	})
@@ -153,26 +148,24 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 }
 
 func TestInitDoesNothingTwice(t *testing.T) {
-	cfg := hsmtest.Config(t)
-	_, err := hsm.Init(t.Context(), cfg)
+	cfg := hsmtest.Empty(t)
+	made, err := hsm.Init(t.Context(), cfg)
 	ok(t, err)
+	if !made.KEK || !made.RecordKey || made.Token.Label != cfg.Token {
+		t.Errorf("the first Init made %+v", made)
+	}
 	r := hsmtest.Open(t, cfg)
 	before, err := r.MAC(t.Context(), nil, nil)
 	ok(t, err)
-	_, _ = hsm.Init(t.Context(), cfg)
+	made, err = hsm.Init(t.Context(), cfg)
+	ok(t, err)
+	if made.KEK || made.RecordKey {
+		t.Errorf("the second Init made %+v", made)
+	}
 	again := hsmtest.Open(t, cfg)
 	after, err := again.MAC(t.Context(), nil, nil)
 	ok(t, err)
 	if before != after {
 		t.Error("a second Init changed the record key")
-	}
-}
-
-func TestMissingSoftHSM(t *testing.T) {
-	t.Setenv("SOFTHSM2_MODULE", "/given/path.so")
-	path, err := softhsm.Module()
-	ok(t, err)
-	if path != "/given/path.so" {
-		t.Errorf("path is %s", path)
 	}
 }

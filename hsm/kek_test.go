@@ -24,6 +24,7 @@ var goodKEK = map[uint]bool{
 var goodRecordKey = map[uint]bool{
 	pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: true, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false,
 	pkcs11.CKA_SIGN: true, pkcs11.CKA_VERIFY: false, pkcs11.CKA_MODIFIABLE: false, pkcs11.CKA_COPYABLE: false,
+	pkcs11.CKA_ENCRYPT: false, pkcs11.CKA_DECRYPT: false, pkcs11.CKA_WRAP: false, pkcs11.CKA_UNWRAP: false,
 }
 
 func (r raw) makeKEK(set map[uint]bool) {

@@ -62,10 +62,15 @@ func (l *link) cached(handle []byte) *loaded {
 }
 
 // keep puts a key that was loaded into the cache and evicts the one that was
-// not used for longest if there are too many.
+// not used for longest if there are too many. A key that is there already, since
+// a load ended just before this one began, stays.
 func (l *link) keep(handle []byte, k *loaded) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.keys[string(handle)] != nil {
+		l.doomed = append(l.doomed, k.object)
+		return
+	}
 	k.place = l.recent.PushFront(string(handle))
 	l.keys[string(handle)] = k
 	for len(l.keys) > l.limit {

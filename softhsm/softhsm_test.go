@@ -43,3 +43,14 @@ func TestTokensCanBeMadeConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestTheModuleCanBeNamedByTheEnvironment(t *testing.T) {
+	t.Setenv("SOFTHSM2_MODULE", "/given/path.so")
+	path, err := softhsm.Module()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path != "/given/path.so" {
+		t.Errorf("path is %s", path)
+	}
+}

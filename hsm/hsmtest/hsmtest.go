@@ -5,8 +5,6 @@ package hsmtest
 
 import (
 	"log/slog"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/keygate/keygate/hsm"
@@ -51,9 +49,5 @@ func Config(tb testing.TB) hsm.Config {
 func Empty(tb testing.TB) hsm.Config {
 	tb.Helper()
 	f := softhsm.Token(tb)
-	pin := filepath.Join(tb.TempDir(), "pin")
-	if err := os.WriteFile(pin, []byte(f.PIN+"\n"), 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	return hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: pin}}
+	return hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: f.PINFile}}
 }

@@ -1,0 +1,32 @@
+package hsm_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/keygate/keygate/hsm"
+)
+
+func TestConfigIsChecked(t *testing.T) {
+	good := hsm.Config{Module: "m", Token: "t", PIN: hsm.PIN{File: "f"}}
+	ok(t, good.Check())
+	for _, test := range []struct {
+		says   string
+		change func(*hsm.Config)
+	}{
+		{"module", func(c *hsm.Config) { c.Module = "" }},
+		{"token", func(c *hsm.Config) { c.Token = "" }},
+		{"token", func(c *hsm.Config) { c.Token = "a label of more than thirty-two bytes" }},
+		{"record_key", func(c *hsm.Config) { c.RecordKey = hsm.DefaultKEK }},
+		{"sessions", func(c *hsm.Config) { c.Sessions = -1 }},
+		{"sessions", func(c *hsm.Config) { c.Sessions = 100_000 }},
+		{"timeout", func(c *hsm.Config) { c.Timeout = -time.Second }},
+		{"timeout", func(c *hsm.Config) { c.Timeout = time.Nanosecond }},
+		{"keys", func(c *hsm.Config) { c.Keys = -1 }},
+		{"iv", func(c *hsm.Config) { c.IV = "token" }},
+	} {
+		c := good
+		test.change(&c)
+		says(t, c.Check(), test.says)
+	}
+}
