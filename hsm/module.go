@@ -90,11 +90,14 @@ func (m *module) release() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.guest || m.busy > 0 {
+	if m.busy > 0 {
 		return nil
 	}
 	delete(modules.byList, m.functions)
 	m.gen++
+	if m.guest {
+		return nil
+	}
 	return answered("C_Finalize", m.ctx.Finalize())
 }
 
