@@ -73,8 +73,8 @@ func (m *module) initialize() error {
 		options = append(options, pkcs11.InitializeWithReserved(cString(m.args)))
 	}
 	err := m.ctx.Initialize(options...)
-	if err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		m.guest = true
+	m.guest = err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)
+	if m.guest {
 		return nil
 	}
 	return answered("C_Initialize", err)
@@ -165,9 +165,6 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	if m.gen != gen {
 		return nil
 	}
-	if m.guest {
-		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
-	}
 	m.idle, m.done = make(chan struct{}), make(chan struct{})
 	defer func() {
 		close(m.done)
@@ -176,6 +173,9 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	if err := m.quiesce(ctx); err != nil {
 		return err
 	}
+	if m.guest {
+		return m.initializeAsGuest()
+	}
 	m.gen++
 	m.mu.Unlock()
 	defer m.mu.Lock()
@@ -183,6 +183,19 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 		return answered("C_Finalize", err)
 	}
 	return m.initialize()
+}
+
+// initializeAsGuest initialises the library if the part of the process that had
+// done so has finalized it. As long as it has not, nothing can be done here.
+func (m *module) initializeAsGuest() error {
+	if err := m.initialize(); err != nil {
+		return err
+	}
+	if m.guest {
+		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
+	}
+	m.gen++
+	return nil
 }
 
 // quiesce waits until no call is in the library. New ones wait already.
