@@ -78,17 +78,21 @@ func (r *Root) Close() error {
 	r.repair.stop()
 	err := errors.Join(r.pool.close(), r.keeper.close())
 	r.pin.forget()
+	patience := r.cfg.Timeout
+	if err != nil {
+		patience = 0
+	}
 	ended := make(chan error, 1)
 	go func() {
 		if l := r.link.Swap(nil); l != nil && err == nil {
 			l.close()
 		}
-		ended <- r.module.release()
+		ended <- r.module.release(patience)
 	}()
 	select {
 	case releaseErr := <-ended:
 		return errors.Join(err, releaseErr)
-	case <-time.After(r.cfg.Timeout):
+	case <-time.After(2 * r.cfg.Timeout):
 		return errors.Join(err, errHung)
 	}
 }

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -80,9 +79,10 @@ func (m *module) initialize() error {
 	return answered("C_Initialize", err)
 }
 
-// release gives the module back. The last user finalizes it, unless a call
-// hangs in it: to finalize then is a crash.
-func (m *module) release() error {
+// release gives the module back. The last user finalizes it when the calls that
+// run have ended, for which it waits so long. If one hangs the module stays
+// initialised: to finalize it then is a crash.
+func (m *module) release(wait time.Duration) error {
 	modules.mu.Lock()
 	defer modules.mu.Unlock()
 	if m.refs--; m.refs > 0 {
@@ -90,8 +90,11 @@ func (m *module) release() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.busy > 0 {
-		return nil
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	defer m.hold()()
+	if err := m.quiesce(ctx); err != nil {
+		return err
 	}
 	delete(modules.byList, m.functions)
 	m.gen++
@@ -136,7 +139,10 @@ func (m *module) wait(ctx context.Context, ch chan struct{}) error {
 func (m *module) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.busy--; m.busy == 0 && m.idle != nil {
+	if m.busy--; m.busy < 0 {
+		panic("hsm: a call left the module that had not entered it")
+	}
+	if m.busy == 0 && m.idle != nil {
 		close(m.idle)
 	}
 }
@@ -165,11 +171,9 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	if m.gen != gen {
 		return nil
 	}
-	m.idle, m.done = make(chan struct{}), make(chan struct{})
-	defer func() {
-		close(m.done)
-		m.idle = nil
-	}()
+	defer m.hold()()
+	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
+	defer cancel()
 	if err := m.quiesce(ctx); err != nil {
 		return err
 	}
@@ -198,15 +202,22 @@ func (m *module) initializeAsGuest() error {
 	return nil
 }
 
-// quiesce waits until no call is in the library. New ones wait already.
+// hold makes new calls wait until the function that it returns is called.
+func (m *module) hold() func() {
+	m.idle, m.done = make(chan struct{}), make(chan struct{})
+	return func() {
+		close(m.done)
+		m.idle = nil
+	}
+}
+
+// quiesce waits until no call is in the library, while new ones are held.
 func (m *module) quiesce(ctx context.Context) error {
 	if m.busy == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
-	defer cancel()
 	if err := m.wait(ctx, m.idle); err != nil {
-		return errors.Join(err, fmt.Errorf("hsm: %d calls hang in the module, so it cannot be initialised anew", m.busy))
+		return fmt.Errorf("%w; %d calls hang in the module, so it cannot be finalized", err, m.busy)
 	}
 	return nil
 }
