@@ -61,16 +61,18 @@ func (l *link) cached(handle []byte) *loaded {
 	return k
 }
 
-// keep puts a key that was loaded into the cache and evicts the one that was
-// not used for longest if there are too many. A key that is there already, since
-// a load ended just before this one began, stays.
+// has reports whether the key of a handle is loaded.
+func (l *link) has(handle []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keys[string(handle)] != nil
+}
+
+// keep puts a key that was loaded, and is not there yet, into the cache and
+// evicts the one that was not used for longest if there are too many.
 func (l *link) keep(handle []byte, k *loaded) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.keys[string(handle)] != nil {
-		l.doomed = append(l.doomed, k.object)
-		return
-	}
 	k.place = l.recent.PushFront(string(handle))
 	l.keys[string(handle)] = k
 	for len(l.keys) > l.limit {
@@ -159,6 +161,9 @@ func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
 	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
 		return struct{}{}, l.onAnchor(ctx, func(s session) error {
 			s.destroyDoomed()
+			if l.has(handle) {
+				return nil // a load ended just before this one began
+			}
 			object, err := s.load(h)
 			if err != nil {
 				return err
