@@ -1,13 +1,16 @@
 package gateway_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keygate/keygate/api"
+	"github.com/keygate/keygate/gateway"
 )
 
 func TestADeletedKeyIsNeitherAbsentNorPresent(t *testing.T) {
@@ -102,6 +105,53 @@ func TestARootThatIsDown(t *testing.T) {
 	if status["root_unavailable"] != true || status["keystore_unavailable"] != nil || status["keystore_latency"] == nil {
 		t.Errorf("status is %v", status)
 	}
+}
+
+func TestARootThatHangs(t *testing.T) {
+	w := newWorld(t, func(w *world) {
+		w.state.Routes = map[string]gateway.RouteConfig{"/v1/key/generate/": {Timeout: 200 * time.Millisecond}}
+	})
+	w.client(w.app).get("POST", "/v1/key/create/app-1", "", nil)
+	w.root.hangs.Store(true)
+	for _, c := range []*client{w.client(w.app), w.clientOf(&w.app, false)} {
+		start := time.Now()
+		a := c.fails("POST", "/v1/key/generate/app-1", "{}", 503, "root of trust or key store is unavailable")
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		id := a.Header.Get("X-Request-Id")
+		eventually(t, "the fault is logged", func() bool { return strings.Count(w.log.String(), id) == 1 })
+	}
+	// A client that goes is no fault of the server's.
+	logged := w.log.String()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "POST", "https://"+w.addr+"/v1/key/generate/app-1", nil)
+	ok(t, err)
+	before := len(w.entries())
+	if _, err := w.client(w.app).http.Do(req); err == nil {
+		t.Error("it was answered")
+	}
+	eventually(t, "the request is written down", func() bool { return len(w.entries()) > before })
+	if s := w.log.String(); s != logged {
+		t.Errorf("the client filled the error log: %s", s[len(logged):])
+	}
+}
+
+func TestAPanicIsAnInternalError(t *testing.T) {
+	w := newWorld(t)
+	c := w.client(w.app)
+	c.get("POST", "/v1/key/create/app-1", "", nil)
+	w.root.fails.Store(true)
+	a := c.fails("POST", "/v1/key/generate/app-1", "", 500, "internal error")
+	if e := w.last(); e["outcome"] != "error" || e["request_id"] != a.Header.Get("X-Request-Id") {
+		t.Errorf("audit entry is %v", e)
+	}
+	if log := w.log.String(); !strings.Contains(log, "test: root panics") || !strings.Contains(log, "root_test.go") {
+		t.Errorf("the error log does not say where: %s", log)
+	}
+	w.root.fails.Store(false)
+	c.get("POST", "/v1/key/generate/app-1", "", nil)
 }
 
 func TestAU03_WithoutAnAuditLogNoKeyIsUsed(t *testing.T) {
