@@ -71,7 +71,7 @@ func (t target) dialTLS(ctx context.Context, p protocol, n int) (*tls.Conn, erro
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	d := tls.Dialer{NetDialer: new(net.Dialer), Config: &tls.Config{
-		MinVersion: tls.VersionTLS12, RootCAs: t.ca, ServerName: "localhost",
+		MinVersion: tls.VersionTLS12, RootCAs: t.ca,
 		Certificates: []tls.Certificate{t.as[n%len(t.as)]}, NextProtos: []string{string(p)},
 	}}
 	conn, err := d.DialContext(ctx, "tcp", t.addr)
@@ -89,7 +89,7 @@ func (t target) dialTLS(ctx context.Context, p protocol, n int) (*tls.Conn, erro
 // newRequest renders a POST of a JSON body.
 func newRequest(path string, body []byte) *request {
 	r := &request{path: path, body: body}
-	r.h1 = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, len(body))
+	r.h1 = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, len(body))
 	r.h1 = append(r.h1, body...)
 	r.h2 = headerBlock("POST", path, len(body))
 	return r
@@ -99,7 +99,7 @@ func newRequest(path string, body []byte) *request {
 func newGet(path string) *request {
 	return &request{
 		path: path,
-		h1:   fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path),
+		h1:   fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", path),
 		h2:   headerBlock("GET", path, -1),
 	}
 }

@@ -268,7 +268,7 @@ func headerBlock(method, path string, length int) []byte {
 	}
 	field(":method", method)
 	field(":scheme", "https")
-	field(":authority", "localhost")
+	field(":authority", "127.0.0.1")
 	field(":path", path)
 	if length >= 0 {
 		field("content-type", "application/json")

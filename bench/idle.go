@@ -2,15 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"net"
-	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 )
 
 // idleShare is the load beside idle connections, as a part of what the gateway
@@ -40,18 +33,22 @@ func (b *bench) idleConnections(ctx context.Context) error {
 	sleep(ctx, settleTime)
 	before := g.rss()
 	n := min(b.idle, descriptors())
-	h, err := hold(ctx, g.target(g.state.app), n)
+	h, err := startHolder(ctx, g, n)
 	if err != nil {
 		return err
 	}
-	defer h.close()
+	defer h.stop()
 	sleep(ctx, settleTime)
 	after := g.rss()
 	beside, err := b.duel(ctx, side{"with idle connections", active, g.process})
 	if err != nil {
 		return err
 	}
-	b.reportIdle(n, h.alive(), before, after, alone[0], beside[0])
+	alive, err := h.count()
+	if err != nil {
+		return err
+	}
+	b.reportIdle(n, alive, before, after, alone[0], beside[0])
 	return nil
 }
 
@@ -72,64 +69,7 @@ func (b *bench) reportIdle(n, alive, before, after int, alone, beside figures) {
 func descriptors() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return 0
+		return 1
 	}
-	return int(min(limit.Max, 1<<20)) - 500
-}
-
-// held are connections that are open and idle.
-type held []*tls.Conn
-
-// hold opens n connections, each of which makes one request, as one that does
-// not is closed by the deadline of the first header.
-func hold(ctx context.Context, t target, n int) (held, error) {
-	all := make(held, n)
-	r := newGet("/version")
-	var wg sync.WaitGroup
-	var next atomic.Int64
-	var once sync.Once
-	var first error
-	for range dialers {
-		wg.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				c, err := t.dialTLS(ctx, http1, i)
-				if err == nil {
-					all[i] = c
-					_, err = newH1(c).do(r, dialTime)
-				}
-				if err != nil {
-					once.Do(func() { first = fmt.Errorf("idle connection %d: %w", i, err) })
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if first != nil {
-		all.close()
-		return nil, first
-	}
-	return all, nil
-}
-
-// alive counts the connections that the server has not closed: those where a
-// read ends with its deadline. They cannot be used after.
-func (h held) alive() (n int) {
-	b := make([]byte, 1)
-	for _, c := range h {
-		c.SetReadDeadline(time.Now().Add(time.Millisecond))
-		_, err := c.Read(b)
-		if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() && errors.Is(err, os.ErrDeadlineExceeded) {
-			n++
-		}
-	}
-	return n
-}
-
-func (h held) close() {
-	for _, c := range h {
-		if c != nil {
-			c.NetConn().Close() // without a good-bye: there are many
-		}
-	}
+	return max(1, int(min(limit.Max, 1<<20))-500)
 }

@@ -68,6 +68,20 @@ var scenarios = []scenario{
 }
 
 func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	run := command
+	if len(os.Args) > 1 && os.Args[1] == holdCommand {
+		run = func(ctx context.Context) error { return holdMain(ctx, os.Args[2:]) }
+	}
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// command is what the flags say.
+func command(ctx context.Context) error {
 	b := new(bench)
 	names := flag.String("run", "all", "`SCENARIOS`, with commas between; -list names them")
 	list := flag.Bool("list", false, "list the scenarios and end")
@@ -89,16 +103,14 @@ func main() {
 		for _, s := range scenarios {
 			fmt.Printf("%-11s %s\n", s.name, s.what)
 		}
-		return
+		return nil
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("argument %q is too many", flag.Arg(0))
+	}
 	ctx, cancel := context.WithTimeout(ctx, *limit)
 	defer cancel()
-	if err := b.main(ctx, *names, *results, *parent); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	return b.main(ctx, *names, *results, *parent)
 }
 
 // main prepares, runs the named scenarios and cleans up.
@@ -146,11 +158,17 @@ func (b *bench) runAll(ctx context.Context, chosen []scenario) error {
 		fmt.Fprintf(os.Stderr, " %v\n", time.Since(begin).Round(time.Second))
 		if err != nil {
 			err = fmt.Errorf("%s: %w", s.name, err)
-			b.report.fail(s, err)
+			b.report.fail(s, b.anonymous(err))
 			failed = errors.Join(failed, err)
 		}
 	}
 	return errors.Join(failed, context.Cause(ctx))
+}
+
+// anonymous returns the first line of an error without this machine's paths.
+func (b *bench) anonymous(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return strings.NewReplacer(b.dir, "(state)", b.repo, "(repository)").Replace(line)
 }
 
 func (b *bench) check() error {

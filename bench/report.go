@@ -50,18 +50,13 @@ func (r *report) verdict(met bool, figure, wanted, format string, args ...any) {
 }
 
 // fail says that a scenario could not be measured.
-func (r *report) fail(s scenario, err error) {
-	r.verdict(false, s.what, "measured", "failed: %s", firstLine(err.Error()))
+func (r *report) fail(s scenario, why string) {
+	r.verdict(false, s.what, "measured", "failed: %s", why)
 }
 
 // skip says that a scenario was not measured, and why.
 func (r *report) skip(title, format string, args ...any) {
 	r.table(title).note("Skipped: "+format+".", args...)
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }
 
 func (v verdict) word() string {

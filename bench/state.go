@@ -37,6 +37,15 @@ func newState(ctx context.Context, repo, dir string) (*state, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("setup.sh: %w: %s", err, out)
 	}
+	s, err := readState(dir)
+	if err != nil {
+		return nil, err
+	}
+	return s, os.Setenv("SOFTHSM2_CONF", s.file("softhsm2.conf"))
+}
+
+// readState reads what setup.sh has made.
+func readState(dir string) (*state, error) {
 	s := &state{dir: dir, ca: x509.NewCertPool()}
 	config, err := os.ReadFile(s.file("config.yaml"))
 	if err != nil {
@@ -60,10 +69,8 @@ func newState(ctx context.Context, repo, dir string) (*state, error) {
 	if s.admin, err = s.certificate("admin"); err != nil {
 		return nil, err
 	}
-	if s.app, err = s.certificate("app"); err != nil {
-		return nil, err
-	}
-	return s, os.Setenv("SOFTHSM2_CONF", s.file("softhsm2.conf"))
+	s.app, err = s.certificate("app")
+	return s, err
 }
 
 func (s *state) file(name string) string { return filepath.Join(s.dir, name) }
