@@ -187,3 +187,19 @@ func TestSC03_PINFromTheEnvironment(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 }
+
+// TestAPINDescriptorMustHaveBeenHandedOver: a descriptor that was forgotten is
+// some file of this process, whose content must not be tried as a PIN.
+func TestAPINDescriptorMustHaveBeenHandedOver(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	own, err := os.Open(os.DevNull)
+	ok(t, err)
+	defer own.Close()
+	for _, fd := range []int{int(own.Fd()), 9999} {
+		cfg.PIN = hsm.PIN{FD: fd}
+		_, err := hsm.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), "was not handed to this process") {
+			t.Errorf("descriptor %d: error is %v", fd, err)
+		}
+	}
+}
