@@ -45,6 +45,12 @@ func AppendBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead c
 	return aead.Seal(dst, nil, plaintext, branchAdditionalData(h, cluster, wrapped, context))
 }
 
+// BranchSize returns the number of bytes of the ciphertext that AppendBranch
+// appends, for a wrapped branch key and a plaintext of those sizes.
+func BranchSize(wrapped, plaintext int) int {
+	return HeaderSize + 2 + wrapped + nonceSize + plaintext + tagSize
+}
+
 // ParseBranch splits the body of a Branch ciphertext into the wrapped branch
 // key and what is encrypted under it, both parts of body, or returns ErrFormat.
 func ParseBranch(body []byte) (wrapped, sealed []byte, err error) {

@@ -153,11 +153,26 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 		if err != nil {
 			return nil, "", k.readError(ctx, name, old, err)
 		}
+		k.adopt(old, r)
 		// Another fetch or a change by this node came between: look again, so
 		// that an old record never takes the place of a newer one.
 		if k.records.swap(name, old, newCached(r, rev, start), k.cfg.MaxRecords) {
 			return r, rev, nil
 		}
+	}
+}
+
+// adopt gives r the branch key of the record that it takes the place of, if it
+// is still the one to seal with, and forgets all that belong to a key that may
+// not be used.
+func (k *KMS) adopt(old *cached, r *record) {
+	r.sealer = new(sealer)
+	if r.usable() != nil {
+		k.opened.purge(r.ID)
+		return
+	}
+	if old != nil && old.rec != nil && old.rec.ID == r.ID && old.rec.newest().Number == r.newest().Number {
+		r.sealer = old.rec.sealer
 	}
 }
 

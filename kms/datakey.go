@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 
 	"github.com/keygate/keygate/envelope"
@@ -38,19 +37,30 @@ func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalDat
 	if err := r.usable(); err != nil {
 		return nil, use, err
 	}
-	h := envelope.Header{Mode: envelope.Direct, KeyID: r.ID, Version: v.Number}
-	if len(plaintext) > MaxRootPlaintext {
+	h := envelope.Header{Mode: use.Mode, KeyID: r.ID, Version: v.Number}
+	switch {
+	case use.Mode == envelope.Branch:
+		ciphertext, err = k.sealBranch(ctx, r, plaintext, additionalData)
+	case len(plaintext) > MaxRootPlaintext:
 		ciphertext, err = k.sealLarge(ctx, h, v, plaintext, additionalData)
-	} else {
+	default:
 		ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
 	}
 	return ciphertext, use, err
 }
 
-func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
-	body, err := k.root.Encrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalData []byte) ([]byte, error) {
+	b, err := k.sealing(ctx, r, 1)
 	if err != nil {
-		return nil, k.rootError(err)
+		return nil, err
+	}
+	return b.seal(k.cfg.Cluster, plaintext, additionalData), nil
+}
+
+func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	body, err := k.rootEncrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+	if err != nil {
+		return nil, err
 	}
 	return append(h.Append(make([]byte, 0, envelope.HeaderSize+len(body))), body...), nil
 }
@@ -60,18 +70,18 @@ func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plai
 // the root.
 func (k *KMS) sealLarge(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
 	h.Mode = envelope.Branch
-	branch := make([]byte, KeySize)
-	rand.Read(branch)
-	defer clear(branch)
-	wrapped, err := k.root.Encrypt(ctx, v.Handle, branch, envelope.WrapAdditionalData(h, k.cfg.Cluster))
-	if err != nil {
-		return nil, k.rootError(err)
-	}
-	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	key := make([]byte, KeySize)
+	rand.Read(key)
+	defer clear(key)
+	wrapped, err := k.rootEncrypt(ctx, v.Handle, key, envelope.WrapAdditionalData(h, k.cfg.Cluster))
 	if err != nil {
 		return nil, err
 	}
-	return envelope.AppendBranch(nil, h, k.cfg.Cluster, wrapped, aead, plaintext, additionalData), nil
+	b, err := k.newBranch(h, wrapped, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	return b.seal(k.cfg.Cluster, plaintext, additionalData), nil
 }
 
 // Decrypt opens a ciphertext of GenerateDataKey or Encrypt, with the one key
@@ -98,7 +108,7 @@ func (k *KMS) Decrypt(ctx context.Context, name string, ciphertext, additionalDa
 		return nil, use, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
 	}
 	if h.Mode == envelope.Branch {
-		plaintext, err = k.openBranch(ctx, h, v, body, additionalData)
+		plaintext, err = k.openBranch(ctx, r, h, v, body, additionalData)
 	} else {
 		plaintext, err = k.openDirect(ctx, h, v, body, additionalData)
 	}
@@ -106,31 +116,19 @@ func (k *KMS) Decrypt(ctx context.Context, name string, ciphertext, additionalDa
 }
 
 func (k *KMS) openDirect(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
-	plaintext, err := k.root.Decrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
-	if err != nil {
-		return nil, k.rootError(err)
-	}
-	return plaintext, nil
+	return k.rootDecrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
 }
 
-func (k *KMS) openBranch(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
 	wrapped, sealed, err := envelope.ParseBranch(body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	branch, err := k.root.Decrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
-	if err != nil {
-		return nil, k.rootError(err)
-	}
-	defer clear(branch)
-	if len(branch) != KeySize {
-		return nil, fmt.Errorf("%w: branch key of %d bytes", ErrCiphertext, len(branch))
-	}
-	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	b, err := k.opening(ctx, r, h, v, wrapped)
 	if err != nil {
 		return nil, err
 	}
-	plaintext, err := envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, aead, sealed, additionalData)
+	plaintext, err := envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, b.aead, sealed, additionalData)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
@@ -177,19 +175,14 @@ func (k *KMS) MAC(ctx context.Context, name string, message []byte) (mac [MACSiz
 	if err != nil {
 		return mac, use, k.rootError(err)
 	}
+	k.rootAnswered()
 	return mac, use, nil
 }
 
 // mode returns the mode of new ciphertexts under a key.
 func (k *KMS) mode(r *record) envelope.Mode {
-	return envelope.Direct
-}
-
-// rootError counts what a root answers when it cannot be used.
-func (k *KMS) rootError(err error) error {
-	if errors.Is(err, ErrCiphertext) {
-		return err
+	if r.Mode != 0 {
+		return r.Mode
 	}
-	k.stats.rootErrors.Add(1)
-	return err
+	return k.cfg.Mode
 }

@@ -52,6 +52,9 @@ type record struct {
 	MACHandle   []byte
 	KESHandle   []byte
 	Versions    []version
+
+	// sealer is not stored: it is this node's, of the newest version.
+	sealer *sealer
 }
 
 // A version is one generation of the master key. Old ones only decrypt.
