@@ -5,10 +5,8 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 )
-
-// maxWrapped is the number of bytes in the largest wrapped branch key.
-const maxWrapped = 4096
 
 // wrapContext stands in the place of a client's context when a branch key is
 // encrypted. The mode in the header keeps it apart from a direct body's.
@@ -37,8 +35,18 @@ func NewBranchAEAD(key *[KeySize]byte) (cipher.AEAD, error) {
 
 // AppendBranch appends a whole ciphertext to dst: header, wrapped branch key,
 // and plaintext encrypted with aead, which NewBranchAEAD made of that branch
-// key. wrapped has at most 4096 bytes. h.Mode is Branch.
+// key. h.Mode is Branch, h.Version is not 0, wrapped has 1 to MaxWrapped bytes
+// and plaintext has at most MaxPlaintext. Else it panics: the ciphertext could
+// never be opened.
 func AppendBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead cipher.AEAD, plaintext, context []byte) []byte {
+	switch {
+	case h.Mode != Branch || h.Version == 0:
+		panic("envelope: not the header of a branch ciphertext")
+	case len(wrapped) == 0 || len(wrapped) > MaxWrapped:
+		panic("envelope: wrapped branch key of " + strconv.Itoa(len(wrapped)) + " bytes")
+	case len(plaintext) > MaxPlaintext:
+		panic("envelope: plaintext of " + strconv.Itoa(len(plaintext)) + " bytes")
+	}
 	dst = h.Append(dst)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(wrapped)))
 	dst = append(dst, wrapped...)
@@ -59,7 +67,7 @@ func ParseBranch(body []byte) (wrapped, sealed []byte, err error) {
 	}
 	n := int(binary.BigEndian.Uint16(body))
 	body = body[2:]
-	if n == 0 || n > maxWrapped || len(body) < n+nonceSize+tagSize {
+	if n == 0 || n > MaxWrapped || len(body) < n+nonceSize+tagSize {
 		return nil, nil, fmt.Errorf("%w: branch body too short", ErrFormat)
 	}
 	return body[:n:n], body[n:], nil

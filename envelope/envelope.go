@@ -21,20 +21,31 @@ const (
 	tagSize            = 16 // NIST SP 800-38D 5.2.1.2, the largest
 )
 
-// MaxSize is the number of bytes in the largest ciphertext that is parsed.
-const MaxSize = 2 << 20
+// Limits in bytes. The largest ciphertext that can be made is parsed.
+const (
+	MaxSize      = 2 << 20 // of a ciphertext that is parsed
+	MaxPlaintext = 1 << 20 // of a plaintext that AppendBranch takes
+	MaxWrapped   = 4096    // of a wrapped branch key
+)
 
 const (
 	magic         = "KG"
 	formatVersion = 1
 )
 
-// ErrFormat says that the bytes are not a ciphertext of the format.
-var ErrFormat = errors.New("envelope: malformed ciphertext")
-
-// ErrAuth says that a ciphertext does not open with the key and the additional
-// data given: one of the three is not what it was. It says no more.
-var ErrAuth = errors.New("envelope: ciphertext is not authentic")
+// The errors of this package. A client is told the same for each of them: that
+// its ciphertext is not authentic.
+var (
+	// ErrFormat is returned by the functions that parse: the bytes are not a
+	// ciphertext of the format. No key was tried.
+	ErrFormat = errors.New("envelope: malformed ciphertext")
+	// ErrUnsupported is returned by ParseKES: KES made the ciphertext with
+	// ChaCha20-Poly1305, which FIPS 140-3 does not approve.
+	ErrUnsupported = errors.New("envelope: algorithm is not supported")
+	// ErrAuth is returned by the functions that open: key, additional data or
+	// ciphertext is not what it was. It does not say which.
+	ErrAuth = errors.New("envelope: ciphertext is not authentic")
+)
 
 // A Mode says what encrypted a body: the root of trust, or a branch key.
 type Mode uint8

@@ -1,10 +1,8 @@
 package envelope
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 )
@@ -17,37 +15,43 @@ type KES struct {
 	sealed []byte // ciphertext and tag
 }
 
-// ParseKES reads the three forms of KES. What does not parse as one of the two
-// older ones is taken for the newest, which has no structure: ErrFormat means
-// that it is shorter than that one can be, or for an algorithm other than AES.
+// kesOverhead is what KES's newest form adds to a plaintext, in bytes.
+const kesOverhead = tagSize + 16 + nonceSize
+
+// ParseKES reads the three forms of KES; the result shares memory with
+// ciphertext. What does not parse as one of the two older forms is taken for
+// the newest, which has no structure: a random one may begin as they do. It
+// returns ErrFormat for what is too short or too long to be any of them, and
+// ErrUnsupported for one that an older form marks as ChaCha20.
 func ParseKES(ciphertext []byte) (KES, error) {
-	if len(ciphertext) > MaxSize {
+	if len(ciphertext) < kesOverhead || len(ciphertext) > MaxSize {
 		return KES{}, fmt.Errorf("%w: %d bytes", ErrFormat, len(ciphertext))
 	}
-	if c, algorithm, ok := parseKESMessagePack(ciphertext); ok {
-		return c, checkKES(algorithm)
+	for _, parse := range []func([]byte) (KES, string, bool){parseKESMessagePack, parseKESJSON} {
+		c, algorithm, ok := parse(ciphertext)
+		switch {
+		case ok && kesAES[algorithm]:
+			return c, nil
+		case ok && kesChaCha[algorithm]:
+			return KES{}, fmt.Errorf("%w: %s", ErrUnsupported, algorithm)
+		}
 	}
-	if c, algorithm, ok := parseKESJSON(ciphertext); ok {
-		return c, checkKES(algorithm)
-	}
-	const overhead = tagSize + 16 + nonceSize
-	if len(ciphertext) < overhead {
-		return KES{}, fmt.Errorf("%w: %d bytes", ErrFormat, len(ciphertext))
-	}
-	var c KES
-	end := len(ciphertext) - 16 - nonceSize
-	c.sealed = ciphertext[:end:end]
-	copy(c.IV[:], ciphertext[end:])
-	copy(c.nonce[:], ciphertext[end+16:])
-	return c, nil
+	return parseKESRaw(ciphertext), nil
 }
 
-func checkKES(algorithm string) error {
-	switch algorithm {
-	case "AES256", "AES256-GCM_SHA256", "AES-256-GCM-HMAC-SHA-256":
-		return nil
-	}
-	return fmt.Errorf("%w: not of AES-256-GCM", ErrFormat)
+// The names of algorithms in the two older forms.
+var (
+	kesAES    = map[string]bool{"AES256": true, "AES256-GCM_SHA256": true, "AES-256-GCM-HMAC-SHA-256": true}
+	kesChaCha = map[string]bool{"ChaCha20": true, "XCHACHA20-POLY1305": true, "ChaCha20Poly1305": true}
+)
+
+// parseKESRaw reads ciphertext, tag, iv, nonce: at least kesOverhead bytes.
+func parseKESRaw(b []byte) (c KES) {
+	end := len(b) - len(c.IV) - len(c.nonce)
+	c.sealed = b[:end:end]
+	copy(c.IV[:], b[end:])
+	copy(c.nonce[:], b[end+len(c.IV):])
+	return c
 }
 
 func newKES(iv, nonce, sealed []byte) (c KES, ok bool) {
@@ -71,7 +75,7 @@ func parseKESJSON(b []byte) (c KES, algorithm string, ok bool) {
 		Nonce []byte `json:"nonce"`
 		Bytes []byte `json:"bytes"`
 	}
-	if json.NewDecoder(bytes.NewReader(b)).Decode(&v) != nil {
+	if json.Unmarshal(b, &v) != nil {
 		return KES{}, "", false
 	}
 	c, ok = newKES(v.IV, v.Nonce, v.Bytes)
@@ -94,64 +98,9 @@ func parseKESMessagePack(b []byte) (c KES, algorithm string, ok bool) {
 	return c, string(name), ok
 }
 
-// A messagePack takes values from the front of b. Once one was of another kind
-// or too long, bad is set and every value is nil.
-type messagePack struct {
-	b   []byte
-	bad bool
-}
-
-func (p *messagePack) take(n int) []byte {
-	if p.bad || n < 0 || n > len(p.b) {
-		p.bad = true
-		return nil
-	}
-	v := p.b[:n:n]
-	p.b = p.b[n:]
-	return v
-}
-
-// length reads a length of size bytes.
-func (p *messagePack) length(size int) int {
-	v := p.take(size)
-	switch {
-	case p.bad:
-		return -1
-	case size == 1:
-		return int(v[0])
-	case size == 2:
-		return int(binary.BigEndian.Uint16(v))
-	}
-	return int(binary.BigEndian.Uint32(v))
-}
-
-// str reads a fixstr, str 8, str 16 or str 32.
-func (p *messagePack) str() []byte {
-	kind := p.take(1)
-	switch {
-	case p.bad:
-		return nil
-	case kind[0]&0xe0 == 0xa0:
-		return p.take(int(kind[0] & 0x1f))
-	case 0xd9 <= kind[0] && kind[0] <= 0xdb:
-		return p.take(p.length(1 << (kind[0] - 0xd9)))
-	}
-	p.bad = true
-	return nil
-}
-
-// bin reads a bin 8, bin 16 or bin 32.
-func (p *messagePack) bin() []byte {
-	kind := p.take(1)
-	if !p.bad && 0xc4 <= kind[0] && kind[0] <= 0xc6 {
-		return p.take(p.length(1 << (kind[0] - 0xc4)))
-	}
-	p.bad = true
-	return nil
-}
-
 // OpenKES returns the plaintext of c, or ErrAuth. subkey is
-// HMAC-SHA-256(master key, c.IV); the context is the additional data itself.
+// HMAC-SHA-256(master key, c.IV), and the caller wipes it; the context is the
+// additional data itself.
 func OpenKES(c KES, subkey *[KeySize]byte, context []byte) ([]byte, error) {
 	block, err := aes.NewCipher(subkey[:])
 	if err != nil {

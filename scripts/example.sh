@@ -5,15 +5,15 @@
 #   example.sh STATE URL
 set -euo pipefail
 state=$1 url=$2
-tls="--cacert $state/ca.crt --cert $state/app.crt --key $state/app.key"
+tls=(--cacert "$state/ca.crt" --cert "$state/app.crt" --key "$state/app.key")
 context=$(printf '{"bucket":"bucket/object"}' | base64 | tr -d '\n')
 
 request() { # request PATH [BODY]: prints the request and its answer, which it leaves in $answer and $status
-	local command="curl -sS $tls -X POST $url$1"
-	[ $# -lt 2 ] || command="$command -d '$2'"
-	printf '$ %s\n' "$command"
-	# shellcheck disable=SC2086 # a list of words
-	answer=$(curl -sS $tls -X POST "$url$1" ${2:+-d "$2"} -w '\n%{http_code}')
+	printf '$ curl -sS'
+	printf ' %q' "${tls[@]}" -X POST "$url$1"
+	[ $# -lt 2 ] || printf " -d '%s'" "$2"
+	echo
+	answer=$(curl -sS "${tls[@]}" -X POST "$url$1" ${2:+-d "$2"} -w '\n%{http_code}')
 	status=${answer##*$'\n'}
 	answer=${answer%$'\n'*}
 	answer=${answer//$'\n'/}
@@ -34,7 +34,10 @@ echo "# Make a master key, in the HSM."
 request /v1/key/create/app-1
 case $status in
 200) ;;
-400) [ "$(field message)" = "key already exists" ] || fail "create: status $status" ;;
+400)
+	[ "$(field message)" = "key already exists" ] || fail "create: status $status"
+	echo "# It was made by an earlier run: this one goes on with it."
+	;;
 *) fail "create: status $status" ;;
 esac
 

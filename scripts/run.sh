@@ -18,6 +18,11 @@ case $mode in run | demo) ;; *)
 esac
 
 "$here/scripts/setup.sh" "$state" "$address"
+exec 9<"$state/.keygate" # held by this script and the gateway, until both have ended
+flock -n 9 || {
+	echo "run: $state is in use by another gateway" >&2
+	exit 1
+}
 
 SOFTHSM2_CONF=$(cd "$state" && pwd)/softhsm2.conf
 export SOFTHSM2_CONF
@@ -51,7 +56,7 @@ done
 "$here/scripts/example.sh" "$state" "https://$host:$port"
 
 if [ "$mode" = demo ]; then
-	kill -TERM "$server"
+	kill -TERM "$server" || true
 	trap - EXIT
 	wait "$server"
 	exit

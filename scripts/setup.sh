@@ -33,9 +33,9 @@ if [ ! -e "$state/.keygate" ]; then
 	: >"$state/.keygate"
 fi
 
-# One at a time.
+# One at a time; a gateway that run.sh has started holds the lock, too.
 exec 9<"$state/.keygate"
-flock -n 9 || fail "another setup works in $state"
+flock -n 9 || fail "$state is in use by a gateway or another setup"
 
 place() { # place FILE MODE: puts standard input in place, whole or not at all
 	cat >"$state/.new"

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/fips140"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,10 +64,11 @@ func (c *configuration) checkGeneral(y *yamlFile) {
 		y.failAt(at("address"), "address: %v", err)
 	}
 	switch c.FIPS {
-	case "", "off", "false":
-	case "required", "true", "on":
-		if !fips140.Enabled() {
-			y.failAt(at("fips"), "fips is required, and this process is not in FIPS 140-3 mode: build with GOFIPS140=v1.0.0, or run with GODEBUG=fips140=on")
+	case "", "off":
+	case "required":
+		// "latest" is the module as it is in the Go tree: no one has validated it.
+		if v := thisVersion(); !v.FIPS || v.FIPSModule == "latest" {
+			y.failAt(at("fips"), "fips is required, and this process does not use a validated module in FIPS 140-3 mode: build with GOFIPS140=certified, and do not switch it off with GODEBUG")
 		}
 	default:
 		y.failAt(at("fips"), "fips is neither off nor required")

@@ -58,10 +58,6 @@ func (c *checker) node(n *yaml.Node, t reflect.Type, path string) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if hint, ok := c.hints[path]; ok && n.Kind == yaml.MappingNode && t.Kind() != reflect.Struct {
-		c.file.fail(n.Line, "%s", hint)
-		return
-	}
 	p := reflect.PointerTo(t)
 	if p.Implements(unmarshalerType) || p.Implements(textType) {
 		c.want(n, yaml.ScalarNode, path)
@@ -127,6 +123,10 @@ func (c *checker) unknown(key *yaml.Node, path string) {
 func (c *checker) want(n *yaml.Node, kind yaml.Kind, path string) bool {
 	if n.Kind == kind {
 		return true
+	}
+	if hint, ok := c.hints[path]; ok {
+		c.file.fail(n.Line, "%s", hint)
+		return false
 	}
 	words := map[yaml.Kind]string{yaml.ScalarNode: "a single value", yaml.SequenceNode: "a list", yaml.MappingNode: "a section of keys and values"}
 	c.file.fail(n.Line, "%q is %s, not %s", path, words[n.Kind], words[kind])

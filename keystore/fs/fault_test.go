@@ -76,7 +76,7 @@ func TestKS01_02_04_05_06_FaultAtEveryCall(t *testing.T) {
 
 func runFault(t *testing.T, op operation, f fault, at int) *faulty {
 	cfg := Config{Path: filepath.Join(t.TempDir(), "store")}
-	must(t, Init(cfg, testIdentity))
+	must(t, initialize(cfg, testIdentity, &faulty{}))
 	sys := &faulty{fault: f, at: at}
 	s, err := open(cfg, testIdentity, sys)
 	must(t, err)
@@ -97,7 +97,7 @@ func runFault(t *testing.T, op operation, f fault, at int) *faulty {
 		t.Errorf("%d open files, %d before", got, fds)
 	}
 	checkTemps(t, cfg.Path, sys)
-	after, err2 := Open(cfg, testIdentity) // as after a restart
+	after, err2 := open(cfg, testIdentity, &faulty{}) // as after a restart
 	must(t, err2)
 	defer after.Close()
 	checkState(t, op, after, err, rev)

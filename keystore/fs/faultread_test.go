@@ -42,7 +42,7 @@ func TestFaultAtEveryCallOfReads(t *testing.T) {
 	for name, read := range reads {
 		t.Run(name, func(t *testing.T) {
 			cfg := Config{Path: filepath.Join(t.TempDir(), "store")}
-			must(t, Init(cfg, testIdentity))
+			must(t, initialize(cfg, testIdentity, &faulty{}))
 			clean, err := Open(cfg, testIdentity)
 			must(t, err)
 			defer clean.Close()
@@ -109,7 +109,7 @@ func initWith(t *testing.T, f fault, at int) int {
 	if err == nil {
 		must(t, s.Status(t.Context()))
 	}
-	must(t, Init(cfg, testIdentity))
+	must(t, initialize(cfg, testIdentity, &faulty{}))
 	must(t, s.Status(t.Context()))
 	if _, _, err := s.Get(t.Context(), "app"); !errors.Is(err, keystore.ErrNotFound) {
 		t.Fatalf("get: got %v, want ErrNotFound", err)

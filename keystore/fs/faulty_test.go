@@ -131,8 +131,9 @@ func (f *faulty) fchmod(fd int, mode uint32) error {
 	return f.do("fchmod", func() error { return kernel{}.fchmod(fd, mode) })
 }
 
-func (f *faulty) fsync(fd int) error {
-	return f.do("fsync", func() error { return kernel{}.fsync(fd) })
+// fsync does nothing: a fault is no cut of power, and thousands would take long.
+func (f *faulty) fsync(int) error {
+	return f.do("fsync", func() error { return nil })
 }
 
 func (f *faulty) close(fd int) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/keygate/keygate/keystore"
@@ -14,12 +15,14 @@ import (
 // operation: it never says that a record does not exist, and what it
 // acknowledged is there when the directory is back.
 func TestKS19_TakenAwayAtEveryCall(t *testing.T) {
-	get := operation{"get", oldRecord, oldRecord, func(s *Store, _ keystore.Revision) error {
-		_, _, err := s.Get(t.Context(), "app")
-		return err
-	}, nil}
+	all := slices.Clone(operations)
+	for _, name := range []string{"get", "list"} {
+		all = append(all, operation{name, oldRecord, oldRecord, func(s *Store, _ keystore.Revision) error {
+			return reads[name](t, s)
+		}, nil})
+	}
 	for way, take := range map[string]func(t *testing.T, from, to string){"moved": moveDir, "emptied": moveFiles} {
-		for _, op := range append([]operation{get}, operations...) {
+		for _, op := range all {
 			t.Run(op.name+" "+way, func(t *testing.T) {
 				n := takenAway(t, op, take, 0)
 				for at := 1; at <= n; at++ {
@@ -33,7 +36,7 @@ func TestKS19_TakenAwayAtEveryCall(t *testing.T) {
 func takenAway(t *testing.T, op operation, take func(t *testing.T, from, to string), at int) int {
 	base := t.TempDir()
 	cfg, away := Config{Path: filepath.Join(base, "store")}, filepath.Join(base, "away")
-	must(t, Init(cfg, testIdentity))
+	must(t, initialize(cfg, testIdentity, &faulty{}))
 	sys := &faulty{at: at, fault: fault{hook: func() { take(t, cfg.Path, away) }}}
 	s, err := open(cfg, testIdentity, sys)
 	must(t, err)
@@ -49,7 +52,7 @@ func takenAway(t *testing.T, op operation, take func(t *testing.T, from, to stri
 	if at > 0 {
 		take(t, away, cfg.Path) // back again
 	}
-	if op.name != "get" {
+	if _, ok := reads[op.name]; !ok {
 		checkState(t, op, s, err, rev)
 	}
 	return len(sys.calls)

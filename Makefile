@@ -1,0 +1,45 @@
+# ADDRESS and STATE say where "run" and "demo" put the gateway; FUZZTIME is how
+# long each fuzz target runs; VULNDB is a copy of the Go vulnerability database.
+ADDRESS ?= 127.0.0.1:7373
+STATE ?= state
+export ADDRESS STATE FUZZTIME VULNDB
+
+.DEFAULT_GOAL := help
+.PHONY: help build run demo test lint fuzz vuln clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "ADDRESS=host:port STATE=directory make run puts the gateway elsewhere than $(ADDRESS), ./$(STATE)."
+
+build: ## build bin/keygate
+	@scripts/packages.sh build
+	@scripts/build.sh
+
+run: ## set up what is missing, and start a gateway on a SoftHSM2 token, in the foreground
+	@scripts/packages.sh run
+	@scripts/build.sh
+	@scripts/run.sh run
+
+demo: ## the same, run an example, and stop
+	@scripts/packages.sh run
+	@scripts/build.sh
+	@scripts/run.sh demo
+
+test: ## pass the tests, with the race detector, and again in FIPS 140-3 mode
+	@scripts/packages.sh test
+	@scripts/test.sh lint race fips fuzz vuln
+
+lint: ## look at the code: gofmt, go vet, staticcheck
+	@scripts/packages.sh build
+	@scripts/test.sh lint
+
+fuzz: ## run each fuzz target for FUZZTIME (default 10s)
+	@scripts/packages.sh test
+	@FUZZTIME=$${FUZZTIME:-10s} scripts/test.sh fuzz
+
+vuln: ## look for known vulnerabilities in what is used, in VULNDB or on the network
+	@VULNDB=$${VULNDB:-https://vuln.go.dev} scripts/test.sh vuln
+
+clean: ## remove what was built; the state of "make run" stays
+	rm -rf bin

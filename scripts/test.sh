@@ -1,0 +1,69 @@
+#!/bin/bash
+# Passes the tests: each argument is a part of them.
+#
+#   lint   gofmt, go vet, staticcheck
+#   race   all tests, with the race detector
+#   fips   all tests again, with Go's FIPS 140-3 validated module, and nothing
+#          else of Go's cryptography allowed
+#   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
+#   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+say() { printf '== %s\n' "$*"; }
+
+lint() {
+	say gofmt
+	local unformatted
+	unformatted=$(gofmt -l .)
+	if [ -n "$unformatted" ]; then
+		echo "not formatted:" "$unformatted" >&2
+		return 1
+	fi
+	say go vet
+	$go vet ./...
+	say staticcheck
+	$go run "$staticcheck" ./...
+}
+
+race() {
+	say tests with the race detector
+	$go test -race ./...
+}
+
+fips() {
+	say tests in FIPS 140-3 mode
+	GOFIPS140=certified GODEBUG=fips140=only $go test ./...
+}
+
+fuzz() {
+	[ -n "${FUZZTIME:-}" ] || return 0
+	local package target targets
+	for package in $($go list ./...); do
+		targets=$($go test -list '^Fuzz' "$package" | grep '^Fuzz' || true)
+		for target in $targets; do
+			say "$target of $package, $FUZZTIME"
+			$go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$package"
+		done
+	done
+}
+
+vuln() {
+	[ -n "${VULNDB:-}" ] || return 0
+	say known vulnerabilities
+	case $VULNDB in *://*) ;; *) VULNDB=file://$(cd "$VULNDB" && pwd) ;; esac
+	$go run "$govulncheck" -db "$VULNDB" ./...
+}
+
+for part in "$@"; do
+	case $part in
+	lint | race | fips | fuzz | vuln) $part ;;
+	*)
+		echo "usage: test.sh lint|race|fips|fuzz|vuln..." >&2
+		exit 2
+		;;
+	esac
+done
