@@ -180,7 +180,7 @@ func (k *KMS) DescribeKey(ctx context.Context, name string) (Info, error) {
 }
 
 // listPage is how many names one call of the store is asked for.
-const listPage = 1000
+const listPage = 10_000
 
 // ListKeys returns the names that start with prefix, all of them, in ascending
 // order. Keys that are pending deletion are among them: their names are taken.

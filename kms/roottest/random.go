@@ -8,8 +8,8 @@ import (
 	"github.com/keygate/keygate/kms"
 )
 
-// testRandom: what Random fills is all of b, and never the same.
-func testRandom(t *testing.T, r kms.Root) {
+// randomSource: what Random fills is all of b, and never the same.
+func randomSource(t *testing.T, r kms.Root) {
 	seen := make(map[[kms.MaxRandom]byte]bool)
 	for range 100 {
 		b := bytes.Repeat([]byte{0}, kms.MaxRandom)
