@@ -88,16 +88,16 @@ func PatternError(pattern string) *Error {
 }
 
 // CipherError returns the error for an import with another algorithm than
-// AES256. The name is repeated only if it looks like one, as a field can hold
-// anything.
+// AES256. Only the names that KES has for others are repeated, as a field can
+// hold anything, a key too.
 func CipherError(name string) *Error {
-	if len(name) > 24 || strings.Trim(name, algorithmBytes) != "" {
+	if !slices.Contains(otherCiphers, name) {
 		name = "..."
 	}
 	return &Error{http.StatusNotAcceptable, "algorithm '" + name + "' is not supported"}
 }
 
-const algorithmBytes = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
+var otherCiphers = []string{"", "ChaCha20", "XCHACHA20-POLY1305"}
 
 // MethodError returns the error for a request with another method than the
 // route's.

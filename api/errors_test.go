@@ -201,7 +201,8 @@ func TestCipherErrorRepeatsOnlyNames(t *testing.T) {
 		"ChaCha20": "algorithm 'ChaCha20' is not supported",
 		"":         "algorithm '' is not supported",
 		"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=": "algorithm '...' is not supported",
-		"a b": "algorithm '...' is not supported",
+		"XCHACHA20-POLY1305":                           "algorithm 'XCHACHA20-POLY1305' is not supported",
+		"AES128":                                       "algorithm '...' is not supported",
 	} {
 		if got := api.CipherError(name); got.Message != want || got.Status != 406 {
 			t.Errorf("%q: %d %q", name, got.Status, got.Message)

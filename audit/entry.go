@@ -34,7 +34,7 @@ type Entry struct {
 	RequestID string        // names the request in the error log, too
 	Identity  string        // 64 hex digits; empty: no certificate was shown
 	Source    string        // the TCP peer, ip:port
-	Operation string        // such as "generate", from package policy
+	Operation string        // such as "key:generate", from package policy
 	Path      string        // of the request, where it names no operation or an invalid key
 	Policy    string        // that allowed or denied the request; empty: the admin, or none
 	Key       string        // name of the key

@@ -106,7 +106,7 @@ func outcomeOf(e *api.Error) audit.Outcome {
 // report logs a fault of the server, once. What clients do wrong is counted and
 // audited, but is no error: they could fill the log with it.
 func (s *Server) report(r *request, failure *api.Error, err error) {
-	if failure == nil || failure.Status < 500 || failure.Status == http.StatusNotImplemented || r.http.Context().Err() != nil {
+	if failure == nil || failure.Status < 500 || failure.Status == http.StatusNotImplemented || r.abandoned() {
 		return
 	}
 	s.logger.Error("gateway: request failed", "request_id", r.entry.RequestID, "operation", r.entry.Operation,

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"net"
 	"testing"
 	"time"
 
@@ -36,6 +37,11 @@ func (a *authority) issue(t *testing.T, change func(*x509.Certificate)) tls.Cert
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	ok(t, err)
 	return a.certify(t, key, change)
+}
+
+// asServer makes a certificate one of a server on this machine.
+func asServer(c *x509.Certificate) {
+	c.IPAddresses, c.ExtKeyUsage = []net.IP{net.IPv4(127, 0, 0, 1)}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 }
 
 // certify returns a certificate for a key.

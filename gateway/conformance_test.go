@@ -326,7 +326,8 @@ func conformImport(t *testing.T, c *target) {
 	name := c.prefix + "import"
 	path := "/v1/key/import/" + name
 	for cipher, message := range map[string]string{
-		"ChaCha20": "algorithm 'ChaCha20' is not supported", "": "algorithm '' is not supported", "DES": "algorithm 'DES' is not supported",
+		"ChaCha20": "algorithm 'ChaCha20' is not supported", "": "algorithm '' is not supported",
+		"XCHACHA20-POLY1305": "algorithm 'XCHACHA20-POLY1305' is not supported",
 	} {
 		c.fails("POST", path, importBody(kesKey(), cipher), 406, message)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -112,6 +113,10 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Routes, rules and names are those of the decoded path, and of no other.
 		r.URL.RawPath = ""
+		if r.ProtoMajor >= 2 && !strings.HasPrefix(r.RequestURI, "/") { // RFC 9113, 8.3.1
+			s.serve(w, r, nil, "")
+			return
+		}
 		s.echo.ServeHTTP(w, r)
 	})
 }

@@ -24,6 +24,7 @@ type request struct {
 	identity policy.Identity // empty: none was shown, or none is needed and it was no valid one
 	entry    audit.Entry     // filled on the way
 	start    time.Time       // for the duration
+	end      time.Time       // of the route's time; zero: none
 	body     []byte          // wiped at the end
 }
 
@@ -104,12 +105,20 @@ func (r *request) limitTime(w http.ResponseWriter) context.CancelFunc {
 		c.SetWriteDeadline(time.Time{})
 		return func() {}
 	}
-	// Without deadlines (in a test without a connection) the context remains.
-	c.SetReadDeadline(r.start.Add(timeout))
-	c.SetWriteDeadline(r.start.Add(timeout + writeTime))
+	// Where there are no deadlines (under a listener of the caller's) the context
+	// remains.
+	r.end = r.start.Add(timeout)
+	c.SetReadDeadline(r.end)
+	c.SetWriteDeadline(r.end.Add(writeTime))
 	ctx, cancel := context.WithTimeout(r.http.Context(), timeout)
 	r.ctx = ctx
 	return cancel
+}
+
+// abandoned reports whether the client is gone. When the route's time is over,
+// the read deadline ends the client's context, too.
+func (r *request) abandoned() bool {
+	return r.http.Context().Err() != nil && (r.end.IsZero() || time.Now().Before(r.end))
 }
 
 func namesKey(a policy.Action) bool {

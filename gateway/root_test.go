@@ -12,13 +12,15 @@ import (
 	"github.com/keygate/keygate/softhsm"
 )
 
-// A root is a root of trust on a token of its own. It can be told to be
-// unavailable, and counts what reaches it.
+// A root is a root of trust on a token of its own. It can be told to
+// fail, and counts what reaches it.
 type root struct {
 	kms.Root
 	pin   string
 	dir   string // of the files of tokens
 	down  atomic.Bool
+	hangs atomic.Bool // until the caller's context ends
+	fails atomic.Bool // by a panic
 	calls atomic.Int64
 }
 
@@ -34,8 +36,15 @@ func newRoot(t *testing.T) *root {
 	return &root{Root: r, pin: f.PIN, dir: f.Tokens}
 }
 
-func (r *root) call() error {
+func (r *root) call(ctx context.Context) error {
 	r.calls.Add(1)
+	if r.fails.Load() {
+		panic("test: root panics")
+	}
+	if r.hangs.Load() {
+		<-ctx.Done()
+		return fmt.Errorf("test: root hangs: %w: %w", kms.ErrUnavailable, ctx.Err())
+	}
 	if r.down.Load() {
 		return fmt.Errorf("test: root is down: %w", kms.ErrUnavailable)
 	}
@@ -43,21 +52,21 @@ func (r *root) call() error {
 }
 
 func (r *root) Encrypt(ctx context.Context, handle, plaintext, additionalData []byte) ([]byte, error) {
-	if err := r.call(); err != nil {
+	if err := r.call(ctx); err != nil {
 		return nil, err
 	}
 	return r.Root.Encrypt(ctx, handle, plaintext, additionalData)
 }
 
 func (r *root) Decrypt(ctx context.Context, handle, ciphertext, additionalData []byte) ([]byte, error) {
-	if err := r.call(); err != nil {
+	if err := r.call(ctx); err != nil {
 		return nil, err
 	}
 	return r.Root.Decrypt(ctx, handle, ciphertext, additionalData)
 }
 
 func (r *root) Status(ctx context.Context) error {
-	if err := r.call(); err != nil {
+	if err := r.call(ctx); err != nil {
 		return err
 	}
 	return r.Root.Status(ctx)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -60,10 +59,8 @@ func newWorld(t *testing.T, options ...func(*world)) *world {
 	w.admin, w.app = newCertificate(t, nil), newCertificate(t, nil)
 	w.adminID, w.appID = identity(w.admin), identity(w.app)
 	w.state = gateway.State{
-		Rules: w.rules([]string{"/v1/key/*", "/v1/status", "/v1/metrics"}, nil),
-		Certificate: w.ca.issue(t, func(c *x509.Certificate) {
-			c.IPAddresses, c.ExtKeyUsage = []net.IP{net.IPv4(127, 0, 0, 1)}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		}),
+		Rules:       w.rules([]string{"/v1/key/*", "/v1/status", "/v1/metrics"}, nil),
+		Certificate: w.ca.issue(t, asServer),
 	}
 	w.deletionWindow = time.Hour
 	for _, option := range options {
@@ -313,4 +310,9 @@ func eventually(t *testing.T, what string, holds func() bool) {
 			t.Fatalf("it never came about: %s", what)
 		}
 	}
+}
+
+// setRules returns a change of the app's policy.
+func setRules(w *world, allow, deny []string) func(*gateway.State) {
+	return func(s *gateway.State) { s.Rules = w.rules(allow, deny) }
 }

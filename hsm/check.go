@@ -42,7 +42,7 @@ func (r refusal) Error() string {
 	for _, c := range r {
 		text = append(text, fmt.Sprintf("%s is %s: %s", c.What, c.Found, c.Why))
 	}
-	return "hsm: the token is refused: " + strings.Join(text, "; ")
+	return "hsm: the token cannot be used: " + strings.Join(text, "; ")
 }
 
 func (r refusal) Unwrap() []error {

@@ -32,7 +32,7 @@ func Doctor(ctx context.Context, cfg Config) (Report, error) {
 	r := &Root{cfg: cfg, module: m, pin: pinSource{from: cfg.PIN}}
 	defer r.pin.forget()
 	err = r.report(ctx, &report)
-	return report, errors.Join(err, m.release())
+	return report, errors.Join(err, m.release(cfg.Timeout))
 }
 
 func (r *Root) report(ctx context.Context, report *Report) error {

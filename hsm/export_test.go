@@ -32,7 +32,6 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
 	fn(Calls{l.module.ctx, s.handle, l})
 	s.abandon()
 	return nil

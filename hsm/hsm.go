@@ -33,6 +33,10 @@ type Root struct {
 
 var _ kms.Root = (*Root)(nil)
 
+// Format writes which token r is, whatever the verb, and not what r holds: the
+// PIN may be in it.
+func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.Token) }
+
 // Open connects to the token that cfg names: it logs in, with one try, and
 // refuses a token that lacks a mechanism, a key that is missing, ambiguous or
 // has an attribute that would let it out, and a module that does not encrypt as
@@ -74,17 +78,21 @@ func (r *Root) Close() error {
 	r.repair.stop()
 	err := errors.Join(r.pool.close(), r.keeper.close())
 	r.pin.forget()
+	patience := r.cfg.Timeout
+	if err != nil {
+		patience = 0
+	}
 	ended := make(chan error, 1)
 	go func() {
 		if l := r.link.Swap(nil); l != nil && err == nil {
 			l.close()
 		}
-		ended <- r.module.release()
+		ended <- r.module.release(patience)
 	}()
 	select {
 	case releaseErr := <-ended:
 		return errors.Join(err, releaseErr)
-	case <-time.After(r.cfg.Timeout):
+	case <-time.After(2 * r.cfg.Timeout):
 		return errors.Join(err, errHung)
 	}
 }
@@ -175,7 +183,7 @@ func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
 	if k == nil {
 		return nil
 	}
-	l.drop(k)
+	l.evict(k)
 	k.done()
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()

@@ -33,7 +33,7 @@ func Init(ctx context.Context, cfg Config) (Made, error) {
 	r := &Root{cfg: cfg, module: m, pin: pinSource{from: cfg.PIN}}
 	defer r.pin.forget()
 	made, err := r.makeRootKeys(ctx)
-	return made, errors.Join(err, m.release())
+	return made, errors.Join(err, m.release(cfg.Timeout))
 }
 
 // makeRootKeys does the work of Init in one session, which must be able to

@@ -24,7 +24,7 @@ func InitToken(ctx context.Context, module, label, officerPIN, userPIN string) e
 		err = m.initToken(label, officerPIN, userPIN)
 		m.leave()
 	}
-	return errors.Join(err, m.release())
+	return errors.Join(err, m.release(DefaultTimeout))
 }
 
 func (m *module) initToken(label, officerPIN, userPIN string) error {
@@ -53,10 +53,8 @@ func (m *module) freeSlot() (uint, error) {
 	}
 	for _, slot := range slots {
 		info, err := m.ctx.GetTokenInfo(slot)
-		if err != nil {
-			return 0, answered("C_GetTokenInfo", err)
-		}
-		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+		// A token that does not answer is not a free one.
+		if err == nil && info.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
 			return slot, nil
 		}
 	}

@@ -68,9 +68,7 @@ func (l *link) retire() {
 // It is called when nobody uses l, and not by a worker that calls wait for: it
 // may hang.
 func (l *link) close() {
-	if !l.anchored.TryLock() {
-		return // a call hangs in it
-	}
+	l.anchored.Lock()
 	defer l.anchored.Unlock()
 	l.anchor.close()
 }

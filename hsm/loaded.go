@@ -61,40 +61,58 @@ func (l *link) cached(handle []byte) *loaded {
 	return k
 }
 
-// keep puts a key that was loaded into the cache and evicts the one that was
-// not used for longest if there are too many. A key that is there already, since
-// a load ended just before this one began, stays.
+// has reports whether the key of a handle is loaded.
+func (l *link) has(handle []byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.keys[string(handle)] != nil
+}
+
+// keep puts a key that was loaded, and is not there yet, into the cache and
+// evicts the one that was not used for longest if there are too many.
 func (l *link) keep(handle []byte, k *loaded) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.keys[string(handle)] != nil {
-		l.doomed = append(l.doomed, k.object)
-		return
-	}
 	k.place = l.recent.PushFront(string(handle))
 	l.keys[string(handle)] = k
 	for len(l.keys) > l.limit {
-		l.evict(l.recent.Back().Value.(string))
+		l.evictLocked(l.keys[l.recent.Back().Value.(string)])
 	}
 }
 
-// drop takes out a key that the token no longer knows.
-func (l *link) drop(k *loaded) {
+// forget takes out a key that the token no longer knows. It is not destroyed:
+// its number may be that of another object by then.
+func (l *link) forget(k *loaded) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if k.place != nil && !k.evicted {
-		l.evict(k.place.Value.(string))
-	}
+	l.takeOut(k)
 }
 
-func (l *link) evict(handle string) {
-	k := l.keys[handle]
-	delete(l.keys, handle)
-	l.recent.Remove(k.place)
+// evict takes out a key and has it destroyed when nobody uses it.
+func (l *link) evict(k *loaded) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.evictLocked(k)
+}
+
+func (l *link) evictLocked(k *loaded) {
+	if !l.takeOut(k) {
+		return
+	}
 	k.evicted = true
 	if k.uses == 0 {
 		l.doomed = append(l.doomed, k.object)
 	}
+}
+
+// takeOut reports whether k was in the cache.
+func (l *link) takeOut(k *loaded) bool {
+	if k.place == nil || l.keys[k.place.Value.(string)] != k {
+		return false
+	}
+	delete(l.keys, k.place.Value.(string))
+	l.recent.Remove(k.place)
+	return true
 }
 
 // takeDoomed returns the objects that are no longer used, to be destroyed.
@@ -143,6 +161,9 @@ func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
 	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
 		return struct{}{}, l.onAnchor(ctx, func(s session) error {
 			s.destroyDoomed()
+			if l.has(handle) {
+				return nil // a load ended just before this one began
+			}
 			object, err := s.load(h)
 			if err != nil {
 				return err
@@ -166,6 +187,9 @@ func (l *link) onAnchor(ctx context.Context, fn func(session) error) error {
 		return errHung
 	}
 	defer l.anchored.Unlock()
+	if l.anchor.link == nil {
+		return errStale // the link was retired meanwhile
+	}
 	err := fn(l.anchor)
 	if _, faulty := classOf(err); faulty && l.anchor.canary() != nil {
 		l.broken.Store(true)

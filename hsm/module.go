@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -73,16 +72,17 @@ func (m *module) initialize() error {
 		options = append(options, pkcs11.InitializeWithReserved(cString(m.args)))
 	}
 	err := m.ctx.Initialize(options...)
-	if err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		m.guest = true
+	m.guest = err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)
+	if m.guest {
 		return nil
 	}
 	return answered("C_Initialize", err)
 }
 
-// release gives the module back. The last user finalizes it, unless a call
-// hangs in it: to finalize then is a crash.
-func (m *module) release() error {
+// release gives the module back. The last user finalizes it when the calls that
+// run have ended, for which it waits so long. If one hangs the module stays
+// initialised: to finalize it then is a crash.
+func (m *module) release(wait time.Duration) error {
 	modules.mu.Lock()
 	defer modules.mu.Unlock()
 	if m.refs--; m.refs > 0 {
@@ -90,11 +90,17 @@ func (m *module) release() error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.guest || m.busy > 0 {
-		return nil
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	defer m.hold()()
+	if err := m.quiesce(ctx); err != nil {
+		return err
 	}
 	delete(modules.byList, m.functions)
 	m.gen++
+	if m.guest {
+		return nil
+	}
 	return answered("C_Finalize", m.ctx.Finalize())
 }
 
@@ -133,7 +139,10 @@ func (m *module) wait(ctx context.Context, ch chan struct{}) error {
 func (m *module) leave() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.busy--; m.busy == 0 && m.idle != nil {
+	if m.busy--; m.busy < 0 {
+		panic("hsm: a call left the module that had not entered it")
+	}
+	if m.busy == 0 && m.idle != nil {
 		close(m.idle)
 	}
 }
@@ -162,16 +171,14 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	if m.gen != gen {
 		return nil
 	}
-	if m.guest {
-		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
-	}
-	m.idle, m.done = make(chan struct{}), make(chan struct{})
-	defer func() {
-		close(m.done)
-		m.idle = nil
-	}()
+	defer m.hold()()
+	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
+	defer cancel()
 	if err := m.quiesce(ctx); err != nil {
 		return err
+	}
+	if m.guest {
+		return m.initializeAsGuest()
 	}
 	m.gen++
 	m.mu.Unlock()
@@ -182,15 +189,35 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	return m.initialize()
 }
 
-// quiesce waits until no call is in the library. New ones wait already.
+// initializeAsGuest initialises the library if the part of the process that had
+// done so has finalized it. As long as it has not, nothing can be done here.
+func (m *module) initializeAsGuest() error {
+	if err := m.initialize(); err != nil {
+		return err
+	}
+	if m.guest {
+		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
+	}
+	m.gen++
+	return nil
+}
+
+// hold makes new calls wait until the function that it returns is called.
+func (m *module) hold() func() {
+	m.idle, m.done = make(chan struct{}), make(chan struct{})
+	return func() {
+		close(m.done)
+		m.idle = nil
+	}
+}
+
+// quiesce waits until no call is in the library, while new ones are held.
 func (m *module) quiesce(ctx context.Context) error {
 	if m.busy == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
-	defer cancel()
 	if err := m.wait(ctx, m.idle); err != nil {
-		return errors.Join(err, fmt.Errorf("hsm: %d calls hang in the module, so it cannot be initialised anew", m.busy))
+		return fmt.Errorf("%w; %d calls hang in the module, so it cannot be finalized", err, m.busy)
 	}
 	return nil
 }

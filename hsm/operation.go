@@ -118,7 +118,7 @@ func (r *Root) react(ctx context.Context, k *loaded, err error, again bool) {
 			l.broken.Store(true)
 		}
 	case c == objectFault:
-		l.drop(k)
+		l.forget(k)
 	}
 }
 

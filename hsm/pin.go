@@ -16,10 +16,11 @@ type PIN struct {
 	// without a restart.
 	File string `yaml:"file,omitempty"`
 	// Env is an environment variable that holds the PIN. It is removed from the
-	// environment, and overwritten in memory, when it has been read.
+	// environment, and overwritten there, when it has been read; this process
+	// then keeps it to log in again after a fault.
 	Env string `yaml:"env,omitempty"`
 	// FD is an open file descriptor, 3 or more, that the PIN is read from to
-	// its end, once.
+	// its end, once. It is kept as with Env.
 	FD int `yaml:"fd,omitempty"`
 }
 

@@ -32,6 +32,8 @@ var functions = []string{
 type shim struct {
 	t       *testing.T
 	control *os.File
+	fixture softhsm.Fixture
+	cfg     hsm.Config
 }
 
 // A fault is what a function of the module does instead of its work.
@@ -41,6 +43,7 @@ type fault struct {
 	skip  int           // how many calls pass before
 	sleep time.Duration // before each call, in whole milliseconds
 	after bool          // make the real call before the answer
+	flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 }
 
 const forever = -1
@@ -74,7 +77,7 @@ func shimmed(t *testing.T) (*shim, hsm.Config) {
 	}
 	t.Setenv("SHIM_MODULE", f.Module)
 	t.Setenv("SHIM_CONTROL", control)
-	s := &shim{t, file}
+	s := &shim{t: t, control: file, fixture: f, cfg: cfg}
 	t.Cleanup(s.heal) // before the root is closed: what hangs ends
 	return s, cfg
 }
@@ -89,7 +92,7 @@ func unable(t *testing.T, err error) {
 
 // The layout of struct entry in shim.c: words of 8 bytes.
 const (
-	entrySize = 64
+	entrySize = 80
 	atCalls   = 0
 	atRV      = 8
 	atTimes   = 16
@@ -97,6 +100,7 @@ const (
 	atSleep   = 32
 	atInside  = 40
 	atAfter   = 48
+	atFlip    = 64
 )
 
 func (s *shim) write(function string, offset int64, value int64) {
@@ -131,6 +135,7 @@ func (s *shim) fail(function string, f fault) {
 		after = 1
 	}
 	s.write(function, atAfter, after)
+	s.write(function, atFlip, int64(f.flip))
 	s.write(function, atTimes, int64(f.times))
 }
 

@@ -25,9 +25,12 @@ func (k *KMS) GenerateDataKey(ctx context.Context, name string, additionalData [
 	return plaintext, ciphertext, use, nil
 }
 
-// Encrypt encrypts plaintext, of any size, with the newest version of the key,
+// Encrypt encrypts plaintext, of up to envelope.MaxPlaintext bytes, with the newest version of the key,
 // and authenticates additionalData with it. The caller wipes plaintext.
 func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalData []byte) (ciphertext []byte, use Use, err error) {
+	if len(plaintext) > envelope.MaxPlaintext {
+		return nil, use, fmt.Errorf("%w: plaintext of %d bytes", ErrUnsupported, len(plaintext))
+	}
 	r, err := k.lookup(ctx, name)
 	if err != nil {
 		return nil, use, err

@@ -1,11 +1,6 @@
 package policy
 
-import (
-	"slices"
-	"strings"
-
-	"github.com/keygate/keygate/keystore"
-)
+import "strings"
 
 // A pattern is a URL path, or, with open set, the beginning of one.
 type pattern struct {
@@ -34,14 +29,6 @@ type rule struct {
 	open bool
 }
 
-// covers reports whether r applies to all that other applies to.
-func (r rule) covers(other rule) bool {
-	if r.open {
-		return strings.HasPrefix(other.name, r.name)
-	}
-	return r == other
-}
-
 // on returns what the pattern means for a, and whether it is about a's path at
 // all. It may be about the path and still match no request: valid tells.
 func (p pattern) on(a Action) (r rule, ok bool) {
@@ -53,8 +40,8 @@ func (p pattern) on(a Action) (r rule, ok bool) {
 		// Plain paths are served with a slash behind them, too.
 		return rule{}, p.stem == path || p.stem == path+"/"
 	}
-	if p.stem+"/" == path {
-		return rule{open: p.open}, true
+	if p.stem+"/" == path { // not open, or it would begin the path
+		return rule{}, true
 	}
 	name, ok := strings.CutPrefix(p.stem, path)
 	return rule{name: name, open: p.open}, ok
@@ -65,46 +52,8 @@ func (r rule) valid(a Action) bool {
 	switch {
 	case actions[a].kind == plain:
 		return r == rule{}
-	case a.Lists() || r.open:
-		return keystore.ValidPrefix(r.name)
+	case a.Lists() || r.open && len(r.name) < maxName:
+		return validPrefix(r.name)
 	}
-	return keystore.ValidName(r.name)
-}
-
-// A matcher holds the rules of one action. Its cost is one look-up for the
-// exact name and one for each length that a prefix has, however many rules
-// there are.
-type matcher struct {
-	exact   map[string]struct{}
-	open    map[string]struct{}
-	lengths []int // of the prefixes in open, ascending
-}
-
-func (m *matcher) add(r rule) {
-	set := &m.exact
-	if r.open {
-		set = &m.open
-		if i, found := slices.BinarySearch(m.lengths, len(r.name)); !found {
-			m.lengths = slices.Insert(m.lengths, i, len(r.name))
-		}
-	}
-	if *set == nil {
-		*set = make(map[string]struct{})
-	}
-	(*set)[r.name] = struct{}{}
-}
-
-func (m *matcher) match(name string) bool {
-	if _, ok := m.exact[name]; ok {
-		return true
-	}
-	for _, n := range m.lengths {
-		if n > len(name) {
-			return false
-		}
-		if _, ok := m.open[name[:n]]; ok {
-			return true
-		}
-	}
-	return false
+	return validName(r.name)
 }

@@ -31,7 +31,6 @@ test)
 	need cc gcc libc6-dev
 	need_softhsm
 	need strace strace
-	need git git
 	;;
 *)
 	echo "usage: packages.sh build|run|test" >&2

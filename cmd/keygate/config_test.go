@@ -30,21 +30,13 @@ root: {pkcs11: {module: /m.so, token: t, pin: {file: /pin}}}
 `
 
 // serverFiles makes server.key and server.crt in a new directory, and goes there.
-func serverFiles(t testing.TB) {
+func serverFiles(t *testing.T) {
 	t.Helper()
-	dir := t.TempDir()
-	n := newIdentity{keyFile: filepath.Join(dir, "server.key"), certFile: filepath.Join(dir, "server.crt"), ips: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	n := newIdentity{keyFile: "server.key", certFile: "server.crt", ips: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	t.Chdir(t.TempDir())
 	if _, err := n.run(time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	old, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chdir(dir); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.Chdir(old) })
 }
 
 func parse(text string) (*configuration, error) {
@@ -370,7 +362,12 @@ func TestReadYAMLThatIsNoFile(t *testing.T) {
 // Whatever the text, the answer is a configuration or an error that names the
 // file, and no value of the environment is in it.
 func FuzzConfig(f *testing.F) {
-	serverFiles(f)
+	dir := f.TempDir()
+	n := newIdentity{keyFile: filepath.Join(dir, "server.key"), certFile: filepath.Join(dir, "server.crt"), dns: []string{"localhost"}}
+	if _, err := n.run(time.Now()); err != nil {
+		f.Fatal(err)
+	}
+	files := strings.NewReplacer("server.key", n.keyFile, "server.crt", n.certFile)
 	f.Setenv("KEYGATE_FUZZ", "value-of-the-environment")
 	for _, text := range []string{
 		base, "", "a: &a [*a]", bomb(), base + base, "\t", "---\n---\n", "a: !!binary x\n", "? {a: b}\n: c\n", "a:\n  - b: ${KEYGATE_FUZZ}\n",
@@ -379,7 +376,7 @@ func FuzzConfig(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		c, err := parse(text)
+		c, err := parse(files.Replace(text))
 		if err == nil && c.state.Rules == nil {
 			t.Error("a configuration without rules")
 		}

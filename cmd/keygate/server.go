@@ -149,7 +149,8 @@ func openStore(cfg *configuration) (keystore.Store, error) {
 func (n *node) announce() {
 	v := thisVersion()
 	n.log.Info("keygate: starting", "version", v.Version, "commit", v.Commit, "go", v.Go,
-		"fips", v.FIPS, "fips_module", v.FIPSModule, "config", n.cfg.path, "cluster", n.cfg.cluster.String())
+		"fips", v.FIPS, "fips_module", v.FIPSModule, "config", n.cfg.path, "cluster", n.cfg.cluster.String(),
+		"module", n.cfg.Root.PKCS11.Module, "token", n.cfg.Root.PKCS11.Token)
 	if n.cfg.KeyStore.FS == nil {
 		n.log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 	}

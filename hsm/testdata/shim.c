@@ -34,6 +34,10 @@ struct entry {
 	uint64_t inside; // calls that are in the function now
 	uint64_t after;  // not 0: make the real call, then answer rv
 	uint64_t abort;  // not 0: the process ends here
+	uint64_t flip;   // not 0: make the real call, and if it is CKR_OK flip a bit
+	                 // of the first byte that the argument of this number (from 1)
+	                 // points to
+	uint64_t unused;
 };
 
 struct list {
@@ -78,6 +82,12 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 	wait_for(x);
 	if (!due(x)) {
 		rv = real->f[n](a, b, c, d, e, f, g, h);
+	} else if (x->flip) {
+		word args[8] = {a, b, c, d, e, f, g, h};
+		unsigned char *out = (unsigned char *)args[x->flip - 1];
+		rv = real->f[n](a, b, c, d, e, f, g, h);
+		if (rv == 0 && out)
+			out[0] ^= 1;
 	} else {
 		if (x->after)
 			real->f[n](a, b, c, d, e, f, g, h);
