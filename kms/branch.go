@@ -48,25 +48,31 @@ func (b *branch) aging(now, uses int64) bool {
 	return (now-b.born)/renewAt*100 >= b.until-b.born || b.left.Load() < uses*(100-renewAt)/100
 }
 
-// sealing returns a branch key that may seal n more DEKs under the newest
-// version of r.
-func (k *KMS) sealing(ctx context.Context, r *record, n int64) (*branch, error) {
+// sealing returns a branch key that may seal n more DEKs, at most
+// Config.BranchUses, under the newest version of r. outage says that it is past
+// its life.
+func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outage bool, err error) {
 	s := r.sealer
-	b, now := s.current.Load(), k.cfg.Now().UnixNano()
+	b = s.current.Load()
+	now := k.cfg.Now().UnixNano()
 	if b.fresh(now, n) {
 		if b.aging(now, k.cfg.BranchUses) && s.making.CompareAndSwap(false, true) {
 			go k.makeAhead(ctx, r)
 		}
-		return b, nil
+		return b, false, nil
 	}
 	next, err := k.awaitBranch(ctx, r, b)
 	if err != nil {
 		return k.sealInOutage(b, n, err)
 	}
-	if !next.fresh(now, n) {
-		return nil, fmt.Errorf("%w: %d DEKs are more than a branch key may seal", ErrUnsupported, n)
+	if next.fresh(now, n) {
+		return next, false, nil
 	}
-	return next, nil
+	// Others that waited with this call have used it up.
+	if err := ctx.Err(); err != nil {
+		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, err)
+	}
+	return k.sealing(ctx, r, n)
 }
 
 // awaitBranch waits for a branch key in the place of old. One is made, however
@@ -100,6 +106,9 @@ func (k *KMS) makeAhead(ctx context.Context, r *record) {
 
 // makeBranch makes a branch key and puts it in the place of the current one.
 func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
+	if err := k.spend(ctx, r, 1); err != nil {
+		return nil, err
+	}
 	v := r.newest()
 	h := envelope.Header{Mode: envelope.Branch, KeyID: r.ID, Version: v.Number}
 	key, err := k.branchBytes(ctx)
@@ -165,12 +174,12 @@ func (k *KMS) newBranch(h envelope.Header, wrapped, key []byte, lifetime time.Du
 
 // sealInOutage returns b, past its life, if the root cannot be used and has not
 // been for less than the outage window.
-func (k *KMS) sealInOutage(b *branch, n int64, err error) (*branch, error) {
+func (k *KMS) sealInOutage(b *branch, n int64, err error) (*branch, bool, error) {
 	if b != nil && k.inOutage(err) && b.left.Add(-n) >= 0 {
 		k.stats.outageUses.Add(1)
-		return b, nil
+		return b, true, nil
 	}
-	return nil, err
+	return nil, false, err
 }
 
 // inOutage reports whether err says that the root is out, and the outage began
@@ -184,17 +193,18 @@ func (k *KMS) inOutage(err error) bool {
 // however many wait for it, from the root.
 //
 // In direct mode each operation is to be one of the root's, so that nothing is
-// kept or taken from memory.
-func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v version, wrapped []byte) (*branch, error) {
+// kept or taken from memory. outage says that the branch key is past its life.
+func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
 	if k.mode(r) == envelope.Direct {
-		return k.openWrapped(ctx, h, v, wrapped, 0)
+		b, err = k.openWrapped(ctx, h, v, wrapped, 0)
+		return b, false, err
 	}
 	now := k.cfg.Now().UnixNano()
-	b := k.opened.get(h, wrapped)
+	b = k.opened.get(h, wrapped)
 	if b != nil && now < b.until {
 		k.stats.branchHits.Add(1)
 		b.touch(now)
-		return b, nil
+		return b, false, nil
 	}
 	k.stats.branchMisses.Add(1)
 	own := string(wrapped)
@@ -208,16 +218,16 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 	})
 	select {
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, ctx.Err())
+		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, ctx.Err())
 	case res := <-result:
 		if res.Err == nil {
-			return res.Val.(*branch), nil
+			return res.Val.(*branch), false, nil
 		}
 		if b != nil && k.inOutage(res.Err) {
 			k.stats.outageUses.Add(1)
-			return b, nil
+			return b, true, nil
 		}
-		return nil, res.Err
+		return nil, false, res.Err
 	}
 }
 

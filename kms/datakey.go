@@ -25,6 +25,14 @@ func (k *KMS) GenerateDataKey(ctx context.Context, name string, additionalData [
 	return plaintext, ciphertext, use, nil
 }
 
+// GenerateDataKeyWithoutPlaintext makes a random DEK for use elsewhere and
+// later, and returns its ciphertext only.
+func (k *KMS) GenerateDataKeyWithoutPlaintext(ctx context.Context, name string, additionalData []byte) (ciphertext []byte, use Use, err error) {
+	plaintext, ciphertext, use, err := k.GenerateDataKey(ctx, name, additionalData)
+	clear(plaintext)
+	return ciphertext, use, err
+}
+
 // Encrypt encrypts plaintext, of up to envelope.MaxPlaintext bytes, with the newest version of the key,
 // and authenticates additionalData with it. The caller wipes plaintext.
 func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalData []byte) (ciphertext []byte, use Use, err error) {
@@ -43,22 +51,26 @@ func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalDat
 	h := envelope.Header{Mode: use.Mode, KeyID: r.ID, Version: v.Number}
 	switch {
 	case use.Mode == envelope.Branch:
-		ciphertext, err = k.sealBranch(ctx, r, plaintext, additionalData)
+		ciphertext, use.Outage, err = k.sealBranch(ctx, r, plaintext, additionalData)
 	case len(plaintext) > MaxRootPlaintext:
-		ciphertext, err = k.sealLarge(ctx, h, v, plaintext, additionalData)
+		ciphertext, err = k.sealLarge(ctx, r, h, v, plaintext, additionalData)
 	default:
-		ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
+		if err = k.spend(ctx, r, 1); err == nil {
+			ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
+		}
 	}
 	return ciphertext, use, err
 }
 
-func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalData []byte) ([]byte, error) {
-	b, err := k.sealing(ctx, r, 1)
+func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalData []byte) (ciphertext []byte, outage bool, err error) {
+	b, outage, err := k.sealing(ctx, r, 1)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return b.seal(k.cfg.Cluster, plaintext, additionalData), nil
+	return b.seal(k.cfg.Cluster, plaintext, additionalData), outage, nil
 }
+
+// sealDirect does one operation, which the caller has spent.
 
 func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
 	body, err := k.rootEncrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
@@ -71,7 +83,10 @@ func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plai
 // sealLarge encrypts what is too large for the root with a branch key that is
 // used this once, so that in direct mode, too, each ciphertext costs a call of
 // the root.
-func (k *KMS) sealLarge(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+func (k *KMS) sealLarge(ctx context.Context, r *record, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	if err := k.spend(ctx, r, 1); err != nil {
+		return nil, err
+	}
 	h.Mode = envelope.Branch
 	key := make([]byte, KeySize)
 	rand.Read(key)
@@ -106,36 +121,44 @@ func (k *KMS) Decrypt(ctx context.Context, name string, ciphertext, additionalDa
 		return plaintext, use, err
 	}
 	use.Version, use.Mode = h.Version, h.Mode
-	v, ok := r.version(h.Version)
-	if !ok {
-		return nil, use, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
+	v, err := r.versionOf(h)
+	if err != nil {
+		return nil, use, err
 	}
 	if h.Mode == envelope.Branch {
-		plaintext, err = k.openBranch(ctx, r, h, v, body, additionalData)
+		plaintext, use.Outage, err = k.openBranch(ctx, r, h, v, body, additionalData)
 	} else {
 		plaintext, err = k.openDirect(ctx, h, v, body, additionalData)
 	}
 	return plaintext, use, err
 }
 
+func (r *record) versionOf(h envelope.Header) (version, error) {
+	v, ok := r.version(h.Version)
+	if !ok {
+		return v, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
+	}
+	return v, nil
+}
+
 func (k *KMS) openDirect(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
 	return k.rootDecrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
 }
 
-func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v version, body, additionalData []byte) (plaintext []byte, outage bool, err error) {
 	wrapped, sealed, err := envelope.ParseBranch(body)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+		return nil, false, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	b, err := k.opening(ctx, r, h, v, wrapped)
+	b, outage, err := k.opening(ctx, r, h, v, wrapped)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	plaintext, err := envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, b.aead, sealed, additionalData)
+	plaintext, err = envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, b.aead, sealed, additionalData)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+		return nil, outage, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	return plaintext, nil
+	return plaintext, outage, nil
 }
 
 // openKES opens a ciphertext of KES: its key is HMAC-SHA-256(master key, iv),
@@ -180,12 +203,4 @@ func (k *KMS) MAC(ctx context.Context, name string, message []byte) (mac [MACSiz
 	}
 	k.rootAnswered()
 	return mac, use, nil
-}
-
-// mode returns the mode of new ciphertexts under a key.
-func (k *KMS) mode(r *record) envelope.Mode {
-	if r.Mode != 0 {
-		return r.Mode
-	}
-	return k.cfg.Mode
 }

@@ -202,6 +202,7 @@ type Info struct {
 	State       State
 	Version     uint32 // of the newest version, which new ciphertexts are made with; the first is 1
 	Mode        envelope.Mode
+	Operations  uint64 // of the newest version that nodes have reserved, of MaxOperations
 	Imported    bool
 	Created     time.Time
 	CreatedBy   string    // the identity of the client that created it
@@ -214,6 +215,7 @@ type Use struct {
 	KeyID   KeyID
 	Version uint32        // zero: none, or a KES ciphertext, which names none
 	Mode    envelope.Mode // zero: neither direct nor branch (a MAC, a KES ciphertext)
+	Outage  bool          // a branch key past its life was used, as the root is out
 }
 
 // Status is the state of what a KMS depends on.

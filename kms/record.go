@@ -53,8 +53,10 @@ type record struct {
 	KESHandle   []byte
 	Versions    []version
 
-	// sealer is not stored: it is this node's, of the newest version.
+	// sealer and budget are not stored: they are this node's, of the newest
+	// version.
 	sealer *sealer
+	budget *budget
 }
 
 // A version is one generation of the master key. Old ones only decrypt.

@@ -109,6 +109,9 @@ var (
 	// ErrCiphertext says that a ciphertext is not authentic: made under another
 	// key or additional data, changed, or no ciphertext at all.
 	ErrCiphertext = errors.New("kms: ciphertext is not authentic")
+	// ErrExhausted says that the newest version of a key has encrypted as often
+	// as it ever may (MaxOperations). It still decrypts.
+	ErrExhausted = errors.New("kms: key version has reached its limit of operations")
 	// ErrNoMAC says that the key has no MAC key.
 	ErrNoMAC = errors.New("kms: key does not support HMAC")
 	// ErrKeySize says that an imported key is not KeySize bytes.
