@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
@@ -47,6 +48,7 @@ type world struct {
 	auditFile       string
 	stopped         sync.Once
 	deletionWindow  time.Duration
+	mode            envelope.Mode
 	keyStoreWrapper func(keystore.Store) keystore.Store
 }
 
@@ -83,7 +85,7 @@ func (w *world) openKMS() {
 	if w.keyStoreWrapper != nil {
 		s = w.keyStoreWrapper(s)
 	}
-	w.kms, err = kms.New(kms.Config{Cluster: cluster, DeletionWindow: w.deletionWindow, Logger: slog.New(slog.DiscardHandler)}, w.root, s)
+	w.kms, err = kms.New(kms.Config{Cluster: cluster, DeletionWindow: w.deletionWindow, Mode: w.mode, Logger: slog.New(slog.DiscardHandler)}, w.root, s)
 	ok(w.t, err)
 }
 

@@ -96,6 +96,7 @@ func (k *KMS) sealBatch(ctx context.Context, r *record, b *Batch) error {
 	calls.SetLimit(batchCalls)
 	for i := range b.n {
 		calls.Go(func() (err error) {
+			defer recovered(&err)
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("%w: batch: %w", ErrUnavailable, err)
 			}

@@ -124,41 +124,39 @@ func (o *opener) keep(ctx context.Context, i int, h envelope.Header, v version, 
 
 // call opens one ciphertext with the root, as soon as few enough others do.
 func (o *opener) call(i int, open func() ([]byte, error)) {
-	o.unlessOut(func(err error) error {
-		if err == nil {
-			o.opened[i].Plaintext, err = open()
-		}
-		o.opened[i].Err = err
+	o.unlessOut(func() (err error) {
+		o.opened[i].Plaintext, err = open()
 		return err
-	})
+	}, &o.opened[i].Err)
 }
 
 // look looks a branch key up, likewise.
 func (o *opener) look(ctx context.Context, b *branchOf, h envelope.Header, v version) {
-	o.unlessOut(func(err error) error {
-		if err == nil {
-			var outage bool
-			b.branch, outage, err = o.kms.opening(ctx, o.r, h, v, b.wrapped)
-			if outage {
-				o.outage.Store(true)
-			}
+	o.unlessOut(func() error {
+		found, outage, err := o.kms.opening(ctx, o.r, h, v, b.wrapped)
+		b.branch = found
+		if outage {
+			o.outage.Store(true)
 		}
-		b.err = err
 		return err
-	})
+	}, &b.err)
 }
 
-// unlessOut runs do, with the error of one that found the root unavailable, if
-// there was one: do then uses no root.
-func (o *opener) unlessOut(do func(error) error) {
+// unlessOut does what needs the root, unless another has found that it is
+// unavailable: then it fails alike.
+func (o *opener) unlessOut(do func() error, failed *error) {
 	o.calls.Go(func() error {
-		var out error
-		if p := o.out.Load(); p != nil {
-			out = *p
+		if out := o.out.Load(); out != nil {
+			*failed = *out
+			return nil
 		}
-		if err := do(out); err != nil && errors.Is(err, ErrUnavailable) {
-			o.out.CompareAndSwap(nil, &err)
-		}
+		defer func() {
+			if err := *failed; errors.Is(err, ErrUnavailable) {
+				o.out.CompareAndSwap(nil, &err)
+			}
+		}()
+		defer recovered(failed)
+		*failed = do()
 		return nil
 	})
 }

@@ -78,26 +78,22 @@ func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outag
 // awaitBranch waits for a branch key in the place of old. One is made, however
 // many wait, and each waits only as long as its own context allows.
 func (k *KMS) awaitBranch(ctx context.Context, r *record, old *branch) (*branch, error) {
-	result := k.fetches.DoChan(fmt.Sprintf("branch %v %d", r.ID, r.newest().Number), func() (any, error) {
-		if b := r.sealer.current.Load(); b != old {
+	key := fmt.Sprintf("branch %v %d", r.ID, r.newest().Number)
+	return share(ctx, k, key, "a branch key", func(ctx context.Context) (*branch, error) {
+		if b := r.sealer.current.Load(); b != nil && b != old {
 			return b, nil
 		}
-		return k.makeBranch(context.WithoutCancel(ctx), r)
+		return k.makeBranch(ctx, r)
 	})
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, ctx.Err())
-	case res := <-result:
-		if res.Err != nil {
-			return nil, res.Err
-		}
-		return res.Val.(*branch), nil
-	}
 }
 
 func (k *KMS) makeAhead(ctx context.Context, r *record) {
 	defer r.sealer.making.Store(false)
-	if _, err := k.makeBranch(context.WithoutCancel(ctx), r); err != nil {
+	_, err := func() (_ *branch, err error) {
+		defer recovered(&err)
+		return k.makeBranch(context.WithoutCancel(ctx), r)
+	}()
+	if err != nil {
 		k.cfg.Logger.Warn("kms: the next branch key could not be made ahead; it will be tried again", "key", r.Name, "error", err)
 		// Not at once again: while the root is down each try costs a time-out.
 		time.Sleep(time.Second)
@@ -208,27 +204,19 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 	}
 	k.stats.branchMisses.Add(1)
 	own := string(wrapped)
-	result := k.fetches.DoChan("open "+string(h.Append(nil))+own, func() (any, error) {
+	opened, err := share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
 		epoch := k.opened.epoch.Load()
-		b, err := k.openWrapped(context.WithoutCancel(ctx), h, v, []byte(own), k.cfg.OpenedLifetime)
+		b, err := k.openWrapped(ctx, h, v, []byte(own), k.cfg.OpenedLifetime)
 		if err == nil {
 			k.keep(b, epoch)
 		}
 		return b, err
 	})
-	select {
-	case <-ctx.Done():
-		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, ctx.Err())
-	case res := <-result:
-		if res.Err == nil {
-			return res.Val.(*branch), false, nil
-		}
-		if b != nil && k.inOutage(res.Err) {
-			k.stats.outageUses.Add(1)
-			return b, true, nil
-		}
-		return nil, false, res.Err
+	if err != nil && b != nil && ctx.Err() == nil && k.inOutage(err) {
+		k.stats.outageUses.Add(1)
+		return b, true, nil
 	}
+	return opened, false, err
 }
 
 func (k *KMS) openWrapped(ctx context.Context, h envelope.Header, v version, wrapped []byte, lifetime time.Duration) (*branch, error) {

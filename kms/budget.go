@@ -81,15 +81,11 @@ func (k *KMS) spend(ctx context.Context, r *record, n int64) error {
 // awaitBudget reserves a step, once however many wait for it, and each waits only
 // as long as its own context allows.
 func (k *KMS) awaitBudget(ctx context.Context, r *record, n int64) error {
-	result := k.fetches.DoChan(fmt.Sprintf("reserve %v %d", r.ID, r.newest().Number), func() (any, error) {
-		return nil, k.reserve(context.WithoutCancel(ctx), r, n)
+	key := fmt.Sprintf("reserve %v %d", r.ID, r.newest().Number)
+	_, err := share(ctx, k, key, "operations to be reserved", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, k.reserve(ctx, r, n)
 	})
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("%w: wait for operations to be reserved: %w", ErrUnavailable, ctx.Err())
-	case res := <-result:
-		return res.Err
-	}
+	return err
 }
 
 func (k *KMS) reserveAhead(ctx context.Context, r *record, n int64) {

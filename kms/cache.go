@@ -111,20 +111,14 @@ func (k *KMS) age(c *cached) time.Duration {
 // fetch asks the store, once however many callers wait for the same name, and
 // each waits only as long as its own context allows.
 func (k *KMS) fetch(ctx context.Context, name string) (*record, error) {
-	result := k.fetches.DoChan(name, func() (any, error) {
-		// The callers share this read, so it must not end with one of them.
-		r, _, err := k.read(context.WithoutCancel(ctx), name)
+	r, err := share(ctx, k, name, "the key store", func(ctx context.Context) (*record, error) {
+		r, _, err := k.read(ctx, name)
 		return r, err
 	})
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: wait for the key store: %w", ErrUnavailable, ctx.Err())
-	case res := <-result:
-		if res.Err != nil {
-			return k.offline(name, res.Err)
-		}
-		return res.Val.(*record), nil
+	if err != nil && ctx.Err() == nil {
+		return k.offline(name, err)
 	}
+	return r, err
 }
 
 // offline returns a record that the store confirmed less than Offline ago, if
