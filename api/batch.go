@@ -122,6 +122,17 @@ func AppendOpened(dst []byte, o kms.Opened) []byte {
 	return r.AppendJSON(dst)
 }
 
+// ItemError returns the error whose text an item of a batch holds. If the table
+// has none of that text it has the status of ErrInternal.
+func ItemError(text string) *Error {
+	for _, r := range table {
+		if e := (&Error{r.status, text}); r.matches(e) {
+			return e
+		}
+	}
+	return &Error{ErrInternal.Status, text}
+}
+
 func appendText(dst []byte, text string) []byte {
 	b, _ := json.Marshal(text) // of a string: cannot fail
 	return append(dst, b...)
