@@ -92,6 +92,11 @@ func (k *KMS) sealBatch(ctx context.Context, r *record, b *Batch) error {
 	h := envelope.Header{Mode: envelope.Direct, KeyID: r.ID, Version: v.Number}
 	b.deks, b.direct = make([]byte, b.n*DataKeySize), make([][]byte, b.n)
 	rand.Read(b.deks)
+	additionalData := func(i int) []byte { return envelope.AdditionalData(h, k.cfg.Cluster, b.contexts[i]) }
+	if len(b.contexts) <= 1 { // hashed once: it can be as large as a body
+		one := envelope.AdditionalData(h, k.cfg.Cluster, b.context())
+		additionalData = func(int) []byte { return one }
+	}
 	calls, ctx := errgroup.WithContext(ctx)
 	calls.SetLimit(batchCalls)
 	for i := range b.n {
@@ -100,21 +105,19 @@ func (k *KMS) sealBatch(ctx context.Context, r *record, b *Batch) error {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("%w: batch: %w", ErrUnavailable, err)
 			}
-			b.direct[i], err = k.sealDirect(ctx, h, v, b.deks[i*DataKeySize:][:DataKeySize], b.context(i))
+			b.direct[i], err = k.sealDirect(ctx, h, v, b.deks[i*DataKeySize:][:DataKeySize], additionalData(i))
 			return err
 		})
 	}
 	return calls.Wait()
 }
 
-func (b *Batch) context(i int) []byte {
-	switch len(b.contexts) {
-	case 0:
+// context returns what all DEKs are bound to, if it is one.
+func (b *Batch) context() []byte {
+	if len(b.contexts) == 0 {
 		return nil
-	case 1:
-		return b.contexts[0]
 	}
-	return b.contexts[i]
+	return b.contexts[0]
 }
 
 // Len returns the number of DEKs.
@@ -163,19 +166,32 @@ func (b *Batch) allBranch(yield func(plaintext, ciphertext []byte) bool) {
 	var ciphertext []byte
 	i := 0
 	for _, p := range b.parts {
+		additionalData := b.additionalDataOf(p.branch)
 		for range p.n {
 			at := i % batchChunk * DataKeySize
 			if at == 0 {
 				rand.Read(deks)
 			}
 			dek := deks[at : at+DataKeySize : at+DataKeySize]
-			ciphertext = envelope.AppendBranch(ciphertext[:0], p.branch.header, b.cluster, p.branch.wrapped, p.branch.aead, dek, b.context(i))
+			ciphertext = envelope.AppendBranchOf(ciphertext[:0], p.branch.header, p.branch.wrapped, p.branch.aead, dek, additionalData(i))
 			if !yield(dek, ciphertext) {
 				return
 			}
 			i++
 		}
 	}
+}
+
+// additionalDataOf returns the additional data of DEK i under one branch key. A
+// context of all is hashed once: it can be as large as a body.
+func (b *Batch) additionalDataOf(key *branch) func(i int) []byte {
+	if len(b.contexts) > 1 {
+		return func(i int) []byte {
+			return envelope.BranchAdditionalData(key.header, b.cluster, key.wrapped, b.contexts[i])
+		}
+	}
+	one := envelope.BranchAdditionalData(key.header, b.cluster, key.wrapped, b.context())
+	return func(int) []byte { return one }
 }
 
 // Wipe overwrites the plaintexts of a batch that is not used, or not to its end.

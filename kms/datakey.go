@@ -56,7 +56,7 @@ func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalDat
 		ciphertext, err = k.sealLarge(ctx, r, h, v, plaintext, additionalData)
 	default:
 		if err = k.spend(ctx, r, 1); err == nil {
-			ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
+			ciphertext, err = k.sealDirect(ctx, h, v, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
 		}
 	}
 	return ciphertext, use, err
@@ -71,9 +71,8 @@ func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalDa
 }
 
 // sealDirect does one operation, which the caller has spent.
-
 func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
-	body, err := k.rootEncrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+	body, err := k.rootEncrypt(ctx, v.Handle, plaintext, additionalData)
 	if err != nil {
 		return nil, err
 	}
@@ -164,12 +163,9 @@ func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v ve
 // openKES opens a ciphertext of KES: its key is HMAC-SHA-256(master key, iv),
 // which the root computes, so that the master key stays there.
 func (k *KMS) openKES(ctx context.Context, r *record, ciphertext, additionalData []byte) ([]byte, error) {
-	if r.KESHandle == nil {
-		return nil, fmt.Errorf("%w: it was not made under this key", ErrCiphertext)
-	}
-	c, err := envelope.ParseKES(ciphertext)
+	c, err := r.parseKES(ciphertext)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+		return nil, err
 	}
 	subkey, err := k.root.MAC(ctx, r.KESHandle, c.IV[:])
 	if err != nil {
@@ -181,6 +177,19 @@ func (k *KMS) openKES(ctx context.Context, r *record, ciphertext, additionalData
 		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
 	return plaintext, nil
+}
+
+// parseKES reads what may be a ciphertext of KES under an imported key. All else,
+// ciphertexts of other keys too, is ErrCiphertext.
+func (r *record) parseKES(ciphertext []byte) (c envelope.KES, err error) {
+	if r.KESHandle == nil {
+		return c, fmt.Errorf("%w: it was not made under this key", ErrCiphertext)
+	}
+	c, err = envelope.ParseKES(ciphertext)
+	if err != nil {
+		return c, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	return c, nil
 }
 
 // MAC returns HMAC-SHA-256 of message under a key of its own that belongs to
