@@ -37,12 +37,12 @@ var sentinels = []struct {
 	{"kms.ErrKeySize", kms.ErrKeySize, 406, "invalid key size for 'AES256'"},
 	{"kms.ErrCorrupt", kms.ErrCorrupt, 500, "key record is corrupt"},
 	{"kms.ErrUnsupported", kms.ErrUnsupported, 501, "not supported"},
-	{"kms.ErrDenied", kms.ErrDenied, 502, "access to the root of trust or key store is denied"},
+	{"kms.ErrDenied", kms.ErrDenied, 503, "access to the root of trust or key store is denied"},
 	{"kms.ErrUnavailable", kms.ErrUnavailable, 503, "root of trust or key store is unavailable"},
 	{"keystore.ErrNotFound", keystore.ErrNotFound, 404, "key does not exist"},
 	{"keystore.ErrExists", keystore.ErrExists, 400, "key already exists"},
 	{"keystore.ErrConflict", keystore.ErrConflict, 503, "key was changed at the same time"},
-	{"keystore.ErrDenied", keystore.ErrDenied, 502, "access to the root of trust or key store is denied"},
+	{"keystore.ErrDenied", keystore.ErrDenied, 503, "access to the root of trust or key store is denied"},
 	{"keystore.ErrCorrupt", keystore.ErrCorrupt, 500, "key record is corrupt"},
 	{"keystore.ErrUnavailable", keystore.ErrUnavailable, 503, "key store is unavailable"},
 	{"keystore.ErrNoWatch", keystore.ErrNoWatch, 501, "not supported"},
@@ -203,7 +203,9 @@ func TestCipherErrorRepeatsOnlyNames(t *testing.T) {
 		"":         "algorithm '' is not supported",
 		"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=": "algorithm '...' is not supported",
 		"XCHACHA20-POLY1305":                           "algorithm 'XCHACHA20-POLY1305' is not supported",
-		"AES128":                                       "algorithm '...' is not supported",
+		"AES128":                                       "algorithm 'AES128' is not supported",
+		"AAECAwQFBgcICQoLDA0ODw==":                     "algorithm '...' is not supported",
+		"AES'<script>":                                 "algorithm '...' is not supported",
 	} {
 		if got := api.CipherError(name); got.Message != want || got.Status != 406 {
 			t.Errorf("%q: %d %q", name, got.Status, got.Message)

@@ -223,6 +223,9 @@ func TestBI16_SizesOfPlaintextsAndCiphertexts(t *testing.T) {
 			sealed = out.Ciphertext
 		}
 	}
+	// A plaintext whose ciphertext could not be sent back is refused.
+	largest := api.MaxBody - len(`{"plaintext":""}`)
+	c.fails("POST", "/v1/key/encrypt/app-1", fmt.Sprintf(`{"plaintext":"%s"}`, strings.Repeat("AAAA", largest/4)), 400, "invalid request body")
 	// What is no ciphertext of this key by its looks costs the root nothing.
 	calls := w.root.calls.Load()
 	refused := func(what string, b []byte) {

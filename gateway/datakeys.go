@@ -1,6 +1,10 @@
 package gateway
 
-import "github.com/keygate/keygate/api"
+import (
+	"encoding/base64"
+
+	"github.com/keygate/keygate/api"
+)
 
 func (s *Server) generateDataKey(r *request) (any, error) {
 	name, err := r.name()
@@ -40,10 +44,22 @@ func (s *Server) encrypt(r *request) (any, error) {
 	}
 	ciphertext, use, err := s.cfg.KMS.Encrypt(r.ctx, name, in.Plaintext, in.Context)
 	r.used(use)
+	if err == nil && !decryptable(ciphertext, in.Context) {
+		err = api.ErrBody
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &api.EncryptResponse{Ciphertext: ciphertext}, nil
+}
+
+// decryptable reports whether a ciphertext and its context fit in the body of a
+// decrypt. It is longer than the plaintext, so the last ones that fit in an
+// encrypt make one that could never be sent back.
+func decryptable(ciphertext, context []byte) bool {
+	const rest = len(`{"ciphertext":"","context":""}`)
+	size := base64.StdEncoding.EncodedLen(len(ciphertext)) + base64.StdEncoding.EncodedLen(len(context))
+	return size+rest <= api.MaxBody
 }
 
 func (s *Server) decrypt(r *request) (any, error) {

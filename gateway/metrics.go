@@ -123,10 +123,12 @@ func (s *Server) lostLines() prometheus.Collector {
 		func() uint64 { return s.cfg.ErrorLog.follows.lost.Load() })
 }
 
-// kmsFigures are the counters of package kms.
+// kmsFigures are the counters of packages kms and audit.
 func (s *Server) kmsFigures() []prometheus.Collector {
-	k := s.cfg.KMS
+	k, log := s.cfg.KMS, s.cfg.Audit
 	return []prometheus.Collector{
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_audit_backlog_bytes", Help: "Audit entries that wait to be written."}, func() float64 { return float64(log.Stats().Backlog) }),
+		counterFunc("keygate_audit_lost_total", "Audit entries that are lost: they found no place in the backlog.", func() uint64 { return log.Stats().Missed }),
 		counterFunc("keygate_record_cache_hits_total", "Key records answered from memory.", func() uint64 { return k.Stats().RecordHits }),
 		counterFunc("keygate_record_cache_misses_total", "Key records asked of the key store.", func() uint64 { return k.Stats().RecordMisses }),
 		counterFunc("keygate_record_cache_offline_total", "Key records answered from memory while the key store could not be asked.", func() uint64 { return k.Stats().RecordsOffline }),

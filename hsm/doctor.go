@@ -63,7 +63,11 @@ func (r *Root) report(ctx context.Context, report *Report) error {
 // holds.
 func (s session) unwrapTemplate() []Check {
 	c := Check{What: "CKA_UNWRAP_TEMPLATE", Found: "there", OK: true}
-	if _, err := s.attribute(s.link.kek, pkcs11.CKA_UNWRAP_TEMPLATE); err != nil {
+	switch value, err := s.attribute(s.link.kek, pkcs11.CKA_UNWRAP_TEMPLATE); {
+	case err == nil && len(value) == 0:
+		c.Found, c.OK = "empty", false
+		c.Why = "whoever has the PIN could unwrap stored keys so that they can be read; keygate hsm init makes a KEK that has one"
+	case err != nil:
 		c.Found = "not known to the token: whoever has the PIN could unwrap stored keys so that they can be read"
 	}
 	return []Check{c}

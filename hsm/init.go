@@ -68,6 +68,14 @@ func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
 		}
 		made.KEK = true
 	}
+	// A token with a KEK that is refused gets no record key either.
+	checks, err := s.examineKEK(r.cfg)
+	if err == nil {
+		err = refused(checks)
+	}
+	if err != nil {
+		return made, err
+	}
 	if !record {
 		if err := s.makeRecordKey(r.cfg.RecordKey); err != nil {
 			return made, err

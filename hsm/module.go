@@ -92,7 +92,11 @@ func (m *module) release(wait time.Duration) error {
 	defer m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	defer m.hold()()
+	letGo, err := m.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer letGo()
 	if err := m.quiesce(ctx); err != nil {
 		return err
 	}
@@ -163,15 +167,14 @@ const quiesceTimeout = 2 * time.Second
 func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.idle != nil {
-		if err := m.wait(ctx, m.done); err != nil {
-			return err
-		}
+	letGo, err := m.hold(ctx)
+	if err != nil {
+		return err
 	}
+	defer letGo()
 	if m.gen != gen {
 		return nil
 	}
-	defer m.hold()()
 	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
 	defer cancel()
 	if err := m.quiesce(ctx); err != nil {
@@ -202,13 +205,19 @@ func (m *module) initializeAsGuest() error {
 	return nil
 }
 
-// hold makes new calls wait until the function that it returns is called.
-func (m *module) hold() func() {
+// hold makes new calls wait until the function that it returns is called, after
+// one that holds them already has let them go.
+func (m *module) hold(ctx context.Context) (letGo func(), err error) {
+	for m.idle != nil {
+		if err := m.wait(ctx, m.done); err != nil {
+			return nil, err
+		}
+	}
 	m.idle, m.done = make(chan struct{}), make(chan struct{})
 	return func() {
 		close(m.done)
 		m.idle = nil
-	}
+	}, nil
 }
 
 // quiesce waits until no call is in the library, while new ones are held.

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // A PIN says where a PIN is: in exactly one of three places.
@@ -122,6 +124,13 @@ func (p PIN) read() ([]byte, error) {
 		pin := []byte(os.Getenv(p.Env))
 		wipeEnv(p.Env)
 		return pin, os.Unsetenv(p.Env)
+	}
+	// Descriptors that this process opened are closed on exec, one that was
+	// handed to it is not. Without this, a descriptor that was forgotten would
+	// be some file of the process, and its content be tried as a PIN.
+	flags, err := unix.FcntlInt(uintptr(p.FD), unix.F_GETFD, 0)
+	if err != nil || flags&unix.FD_CLOEXEC != 0 {
+		return nil, fmt.Errorf("file descriptor %d was not handed to this process", p.FD)
 	}
 	f := os.NewFile(uintptr(p.FD), "pin")
 	if f == nil {

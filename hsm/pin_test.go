@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/miekg/pkcs11"
@@ -71,12 +72,21 @@ func TestSC03_PINFilesThatAreRefused(t *testing.T) {
 
 func TestSC03_PINFromAFileDescriptor(t *testing.T) {
 	f, cfg := initialised(t)
+	cfg.PIN = hsm.PIN{FD: pinFD(t, f.PIN+"\n")}
+	hsmtest.Open(t, cfg)
+}
+
+// pinFD returns a file descriptor that the root is to close, and that no
+// os.File of this process closes too.
+func pinFD(t *testing.T, text string) int {
+	t.Helper()
 	r, w, err := os.Pipe()
 	ok(t, err)
-	_, err = w.WriteString(f.PIN + "\n")
+	_, err = w.WriteString(text)
 	ok(t, errors.Join(err, w.Close()))
-	cfg.PIN = hsm.PIN{FD: int(r.Fd())}
-	hsmtest.Open(t, cfg)
+	fd, err := syscall.Dup(int(r.Fd()))
+	ok(t, errors.Join(err, r.Close()))
+	return fd
 }
 
 func TestExactlyOnePIN(t *testing.T) {
@@ -175,5 +185,21 @@ func TestSC03_PINFromTheEnvironment(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestPINEnvChild") {
 		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestAPINDescriptorMustHaveBeenHandedOver: a descriptor that was forgotten is
+// some file of this process, whose content must not be tried as a PIN.
+func TestAPINDescriptorMustHaveBeenHandedOver(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	own, err := os.Open(os.DevNull)
+	ok(t, err)
+	defer own.Close()
+	for _, fd := range []int{int(own.Fd()), 9999} {
+		cfg.PIN = hsm.PIN{FD: fd}
+		_, err := hsm.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), "was not handed to this process") {
+			t.Errorf("descriptor %d: error is %v", fd, err)
+		}
 	}
 }

@@ -16,10 +16,7 @@ func (s session) examine(c Config) ([]Check, error) {
 	if err != nil {
 		return checks, err
 	}
-	kek, err := s.examineKey("KEK", c.KEK, pkcs11.CKK_AES, kekRules, func(key pkcs11.ObjectHandle) ([]Check, error) {
-		s.link.kek = key
-		return s.checkKEKID(c.KEK)
-	})
+	kek, err := s.examineKEK(c)
 	if err != nil {
 		return checks, err
 	}
@@ -28,6 +25,13 @@ func (s session) examine(c Config) ([]Check, error) {
 		return nil, nil
 	})
 	return append(append(checks, kek...), record...), err
+}
+
+func (s session) examineKEK(c Config) ([]Check, error) {
+	return s.examineKey("KEK", c.KEK, pkcs11.CKK_AES, kekRules, func(key pkcs11.ObjectHandle) ([]Check, error) {
+		s.link.kek = key
+		return s.checkKEKID(c.KEK)
+	})
 }
 
 // examineKey finds a root key and checks its attributes.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"testing"
 
@@ -16,12 +15,7 @@ import (
 
 func TestAU06_WhatHoldsASecretDoesNotShowIt(t *testing.T) {
 	f, cfg := initialised(t)
-	pin, w, err := os.Pipe()
-	ok(t, err)
-	_, err = w.WriteString(f.PIN)
-	ok(t, err)
-	ok(t, w.Close())
-	cfg.PIN = hsm.PIN{FD: int(pin.Fd())} // so that the root keeps it
+	cfg.PIN = hsm.PIN{FD: pinFD(t, f.PIN)} // so that the root keeps it
 	var log bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r, err := hsm.Open(t.Context(), cfg, logger)

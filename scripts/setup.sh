@@ -25,6 +25,12 @@ fail() {
 	exit 1
 }
 
+# The address, before anything is made with it.
+host=${address%:*} port=${address##*:}
+case $port in '' | *[!0-9]*) port=0 ;; esac
+[ "$address" != "${address%:*}" ] && [ "$port" -ge 1 ] && [ "$port" -le 65535 ] ||
+	fail "ADDRESS is '$address': give host:port, with a port from 1 to 65535"
+
 # The directory: made, empty, or ours.
 mkdir -p "$directory"
 state=$(cd "$directory" && pwd)
@@ -36,6 +42,18 @@ fi
 # One at a time; a gateway that run.sh has started holds the lock, too.
 exec 9<"$state/.keygate"
 flock -n 9 || fail "$state is in use by a gateway or another setup"
+rm -f "$state"/.new "$state"/.keygate-* # of one that was cut short
+
+# What was complete once must be there: a new token or key store in the place of
+# one that is gone would lose the keys, and look well.
+if [ -e "$state/cluster.used" ]; then
+	for part in cluster config.yaml pin token keystore; do
+		[ -e "$state/$part" ] ||
+			fail "$state/$part is gone, and with it the use of the keys: bring it back, or remove $state"
+	done
+	[ "$(cat "$state/cluster.used")" = "$state" ] ||
+		fail "$state is a copy, or was moved: its config.yaml names other places. Move it back, or remove it"
+fi
 
 place() { # place FILE MODE: puts standard input in place, whole or not at all
 	cat >"$state/.new"
@@ -71,12 +89,12 @@ identity() {
 }
 
 certificates() {
-	local host=${address%:*} names=(--dns localhost --ip 127.0.0.1 --ip ::1)
+	local names=(--dns localhost --ip 127.0.0.1 --ip ::1)
 	host=${host#[} host=${host%]}
 	case $host in
 	'' | localhost | 127.0.0.1 | ::1 | 0.0.0.0 | ::) ;;
-	*:* | *[0-9].[0-9]*.[0-9]*.[0-9]*) names+=(--ip "$host") ;;
-	*) names+=(--dns "$host") ;;
+	*[!0-9.]*) case $host in *:*) names+=(--ip "$host") ;; *) names+=(--dns "$host") ;; esac ;;
+	*) names+=(--ip "$host") ;;
 	esac
 	[ -e "$state/ca.crt" ] || {
 		say "an authority: ca.crt"
@@ -93,8 +111,6 @@ certificates() {
 token() {
 	softhsm_conf "$state/token" | place softhsm2.conf 0600
 	[ ! -d "$state/token" ] || return 0
-	[ ! -e "$state/cluster.used" ] ||
-		fail "$state/token is gone, and with it the root keys: the keys in $state/keystore cannot be used. Bring it back, or remove $state"
 	say "a SoftHSM2 token, with root keys made in it"
 	rm -rf "$state/token.new"
 	mkdir "$state/token.new"
@@ -158,6 +174,8 @@ configuration() {
 certificates
 configuration
 token
-[ -d "$state/keystore" ] || say "a key store: keystore"
-"$keygate" store init --config "$state/config.yaml" >/dev/null
-[ -e "$state/cluster.used" ] || : | place cluster.used 0600
+[ -e "$state/cluster.used" ] || {
+	say "a key store: keystore"
+	"$keygate" store init --config "$state/config.yaml" >/dev/null
+	printf '%s\n' "$state" | place cluster.used 0600
+}

@@ -1,62 +1,55 @@
 // Command echo is the floor that the gateway is measured against: the same web
-// framework behind the same TLS and client certificates, answering a fixed body
-// to every request, after reading the request's.
+// framework behind the same TLS and client certificates, which answers each path
+// with the bytes of a file, and the same header fields, after reading the
+// request's body.
 package main
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log"
 	"net/http"
 	"os"
-
-	"github.com/labstack/echo/v4"
+	"os/signal"
+	"strings"
+	"syscall"
 )
 
 func main() {
-	addr := flag.String("addr", "127.0.0.1:7474", "address to listen on")
-	cert := flag.String("cert", "", "server certificate (PEM)")
-	key := flag.String("key", "", "server private key (PEM)")
-	ca := flag.String("ca", "", "CA of client certificates (PEM)")
-	body := flag.String("body", "", "file with the answer")
+	addr := flag.String("addr", "127.0.0.1:7474", "listen on `HOST:PORT`")
+	cert := flag.String("cert", "", "certificate `FILE` (PEM)")
+	key := flag.String("key", "", "private key `FILE` (PEM)")
+	answers := make(map[string][]byte)
+	flag.Func("answer", "`PATH=FILE`: answer requests whose path begins with PATH with the bytes of FILE; may be repeated", func(s string) error {
+		path, file, ok := strings.Cut(s, "=")
+		if !ok {
+			return errors.New("not of the form PATH=FILE")
+		}
+		body, err := os.ReadFile(file)
+		answers[path] = body
+		return err
+	})
 	flag.Parse()
-	if err := run(*addr, *cert, *key, *ca, *body); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *addr, *cert, *key, answers); err != nil {
 		fmt.Fprintln(os.Stderr, "echo:", err)
 		os.Exit(1)
 	}
 }
 
-func run(addr, cert, key, ca, body string) error {
-	answer, err := os.ReadFile(body)
+func run(ctx context.Context, addr, cert, key string, answers map[string][]byte) error {
+	if len(answers) == 0 {
+		return errors.New("no -answer")
+	}
+	s, err := newServer(addr, cert, key, answers)
 	if err != nil {
 		return err
 	}
-	if !json.Valid(answer) {
-		return errors.New("the answer is not JSON")
-	}
-	roots, err := os.ReadFile(ca)
-	if err != nil {
+	context.AfterFunc(ctx, func() { s.Close() })
+	if err := s.ListenAndServeTLS("", ""); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	clients := x509.NewCertPool()
-	if !clients.AppendCertsFromPEM(roots) {
-		return errors.New("no certificate in -ca")
-	}
-	e := echo.New()
-	e.Any("/*", func(c echo.Context) error {
-		if _, err := io.ReadAll(io.LimitReader(c.Request().Body, 1_000_000)); err != nil {
-			return err
-		}
-		return c.Blob(http.StatusOK, "application/json", answer)
-	})
-	s := http.Server{Addr: addr, Handler: e, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{
-		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients,
-		SessionTicketsDisabled: true, NextProtos: []string{"h2", "http/1.1"},
-	}}
-	return s.ListenAndServeTLS(cert, key)
+	return nil
 }
