@@ -34,6 +34,10 @@ type StatusResponse struct {
 
 	// RootUnavailable says that the root of trust cannot be used. Ours.
 	RootUnavailable bool `json:"root_unavailable,omitempty"`
+	// RootOutage is for how many seconds, at least 1, operations have found the
+	// root of trust unavailable; zero, and left out, if the last one did not.
+	// Branch keys in memory may go on meanwhile. Ours.
+	RootOutage int64 `json:"root_outage_seconds,omitempty"`
 }
 
 // Route describes a route of the API; the answer of the api route is a list of

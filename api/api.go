@@ -12,6 +12,8 @@ import "time"
 // Limits of requests and answers.
 const (
 	MaxBody   = 1_000_000 // bytes in the body of a request
+	MaxBatch  = 8 << 20   // bytes in the body of a batch
+	MaxBulk   = 1000      // ciphertexts in a bulk decryption
 	MaxAnswer = 1 << 20   // bytes that a KES client reads of an answer; only a list of keys can be longer
 )
 
@@ -36,12 +38,24 @@ type DescribeKeyResponse struct {
 
 	// Ours.
 
-	ID          string     `json:"id"`      // 32 hex digits; never given to a second key
-	State       string     `json:"state"`   // "enabled" or "pending deletion"
-	Version     uint32     `json:"version"` // of the newest version; the first is 1
-	Mode        string     `json:"mode"`    // how new ciphertexts are made: "direct" or "branch"
+	ID          string     `json:"id"`         // 32 hex digits; never given to a second key
+	State       string     `json:"state"`      // "enabled" or "pending deletion"
+	Version     uint32     `json:"version"`    // of the newest version; the first is 1
+	Mode        string     `json:"mode"`       // how new ciphertexts are made: "direct" or "branch"
+	Operations  uint64     `json:"operations"` // of the newest version that are reserved, of 2^32
 	Imported    bool       `json:"imported,omitempty"`
 	DeleteAfter *time.Time `json:"delete_after,omitempty"` // nil unless the key is pending deletion
+}
+
+// CreateKeyRequest is the body of a create, which may be empty. Ours: KES has
+// none, and ignores what is there.
+type CreateKeyRequest struct {
+	Mode string `json:"mode,omitempty"` // "direct", "branch", or "default", which is the gateway's
+}
+
+// SetModeRequest is the body of a change of mode. Ours.
+type SetModeRequest struct {
+	Mode string `json:"mode"` // as in CreateKeyRequest
 }
 
 // ListKeysResponse holds names in ascending order: all of them, so that
@@ -55,11 +69,13 @@ type ListKeysResponse struct {
 // are the same.
 type GenerateKeyRequest struct {
 	Context []byte `json:"context,omitempty"`
+	// Plaintext, if it is false, asks for the ciphertext only. Ours.
+	Plaintext *bool `json:"plaintext,omitempty"`
 }
 
 // GenerateKeyResponse holds a data encryption key. It is secret: wipe Plaintext.
 type GenerateKeyResponse struct {
-	Plaintext  []byte `json:"plaintext"` // 32 bytes
+	Plaintext  []byte `json:"plaintext,omitempty"` // 32 bytes, or none if it was not asked for
 	Ciphertext []byte `json:"ciphertext"`
 }
 

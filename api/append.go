@@ -9,9 +9,11 @@ import "encoding/base64"
 
 // AppendJSON appends the answer as JSON.
 func (r *GenerateKeyResponse) AppendJSON(dst []byte) []byte {
-	dst = appendBinary(append(dst, `{"plaintext":`...), r.Plaintext)
-	dst = appendBinary(append(dst, `,"ciphertext":`...), r.Ciphertext)
-	return append(dst, '}')
+	dst = append(dst, '{')
+	if r.Plaintext != nil {
+		dst = append(appendBinary(append(dst, `"plaintext":`...), r.Plaintext), ',')
+	}
+	return append(appendBinary(append(dst, `"ciphertext":`...), r.Ciphertext), '}')
 }
 
 // Wipe overwrites the plaintext.

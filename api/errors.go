@@ -32,6 +32,12 @@ var (
 	ErrBody = &Error{http.StatusBadRequest, "invalid request body"}
 	// ErrImportBody is ErrBody for an import.
 	ErrImportBody = &Error{http.StatusBadRequest, "invalid import key request body"}
+	// ErrBatch says that a batch has more than kms.MaxBatch items.
+	ErrBatch = &Error{http.StatusBadRequest, "too many items"}
+	// ErrBulk says that a bulk decryption has more than MaxBulk ciphertexts.
+	ErrBulk = &Error{http.StatusBadRequest, "too many ciphertexts"}
+	// ErrMode says that a mode is none of those that there are.
+	ErrMode = &Error{http.StatusBadRequest, "mode is none of direct, branch and default"}
 	// ErrNotImplemented says that there is no such route.
 	ErrNotImplemented = &Error{http.StatusNotImplemented, "not implemented"}
 	// ErrAuditUnavailable says that the operation was not done, or its result
@@ -65,6 +71,7 @@ var table = []row{
 	{status: http.StatusServiceUnavailable, text: "key was changed at the same time", errs: []error{keystore.ErrConflict}},
 	{status: http.StatusServiceUnavailable, text: "access to the root of trust or key store is denied", errs: []error{kms.ErrDenied, keystore.ErrDenied}},
 	{status: http.StatusConflict, text: "key is pending deletion: ", open: true, errs: []error{kms.ErrPendingDeletion}},
+	{status: http.StatusConflict, text: "key version has reached its limit of operations: rotate it", errs: []error{kms.ErrExhausted}},
 	{status: http.StatusConflict, text: "key does not support HMAC", errs: []error{kms.ErrNoMAC}},
 	{status: http.StatusNotImplemented, text: "not supported", errs: []error{kms.ErrUnsupported, keystore.ErrNoWatch}},
 	{status: http.StatusNotAcceptable, text: "invalid key size for 'AES256'", errs: []error{kms.ErrKeySize}},

@@ -32,6 +32,7 @@ var sentinels = []struct {
 	{"kms.ErrPendingDeletion", kms.ErrPendingDeletion, 409, "key is pending deletion: neither it nor its name can be used"},
 	{"kms.ErrName", kms.ErrName, 400, "key name '' is empty, too long or contains invalid characters"},
 	{"kms.ErrCiphertext", kms.ErrCiphertext, 400, "decryption failed: ciphertext is not authentic"},
+	{"kms.ErrExhausted", kms.ErrExhausted, 409, "key version has reached its limit of operations: rotate it"},
 	{"kms.ErrNoMAC", kms.ErrNoMAC, 409, "key does not support HMAC"},
 	{"kms.ErrKeySize", kms.ErrKeySize, 406, "invalid key size for 'AES256'"},
 	{"kms.ErrCorrupt", kms.ErrCorrupt, 500, "key record is corrupt"},

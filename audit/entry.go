@@ -40,6 +40,9 @@ type Entry struct {
 	Key       string        // name of the key
 	KeyID     [16]byte      // of the key that was used; zero: none
 	Version   uint32        // of the key that was used; zero: none
+	Outage    bool          // a branch key past its life was used, as the root of trust was out
+	Items     int           // of a batch; zero: it was none, or an empty one
+	Failed    int           // of Items, those that were answered with an error of their own
 	Mode      string        // "direct" or "branch"; empty: no ciphertext was made or opened
 	Outcome   Outcome       // how it ended
 	Status    int           // HTTP status of the answer
@@ -65,6 +68,11 @@ func (e *Entry) AppendJSON(dst []byte) []byte {
 	dst = appendOptional(dst, "key", e.Key)
 	dst = e.appendKey(dst)
 	dst = appendOptional(dst, "mode", e.Mode)
+	if e.Outage {
+		dst = append(dst, `,"outage":true`...)
+	}
+	dst = appendCount(dst, "items", e.Items)
+	dst = appendCount(dst, "failed", e.Failed)
 	dst = appendField(dst, "outcome", string(e.Outcome))
 	dst = append(dst, `,"status":`...)
 	dst = strconv.AppendInt(dst, int64(e.Status), 10)
@@ -72,6 +80,14 @@ func (e *Entry) AppendJSON(dst []byte) []byte {
 	dst = strconv.AppendInt(dst, e.Duration.Microseconds(), 10)
 	dst = appendOptional(dst, "error", e.Error)
 	return append(dst, '}')
+}
+
+func appendCount(dst []byte, name string, n int) []byte {
+	if n == 0 {
+		return dst
+	}
+	dst = append(append(append(dst, `,"`...), name...), `":`...)
+	return strconv.AppendInt(dst, int64(n), 10)
 }
 
 func (e *Entry) appendKey(dst []byte) []byte {

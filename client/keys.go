@@ -19,6 +19,19 @@ func (c *Client) CreateKey(ctx context.Context, name string) error {
 	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.CreateKey, name), once: true}, nil, nil)
 }
 
+// CreateKeyWithMode is CreateKey for a key whose data keys are made in a mode of
+// its own: "direct", "branch", or "default", which is the gateway's.
+func (c *Client) CreateKeyWithMode(ctx context.Context, name, mode string) error {
+	in := api.CreateKeyRequest{Mode: mode}
+	return c.exchange(ctx, call{method: http.MethodPut, path: path(policy.CreateKey, name), once: true}, in, nil)
+}
+
+// SetKeyMode changes the mode of a key, as CreateKeyWithMode names it.
+// Ciphertexts of before open as they did.
+func (c *Client) SetKeyMode(ctx context.Context, name, mode string) error {
+	return c.post(ctx, path(policy.SetKeyMode, name), api.SetModeRequest{Mode: mode}, nil)
+}
+
 // ImportKey makes a key of the caller's 32 bytes, which opens ciphertexts that
 // KES made under them; else it is like CreateKey. The caller wipes key.
 func (c *Client) ImportKey(ctx context.Context, name string, key []byte) error {
@@ -58,6 +71,16 @@ func (c *Client) GenerateKey(ctx context.Context, name string, additionalData []
 		return nil, nil, err
 	}
 	return out.Plaintext, out.Ciphertext, nil
+}
+
+// GenerateKeyWithoutPlaintext returns the ciphertext of a random 32-byte data key
+// for use elsewhere: its plaintext never leaves the gateway before Decrypt.
+func (c *Client) GenerateKeyWithoutPlaintext(ctx context.Context, name string, additionalData []byte) (ciphertext []byte, err error) {
+	var out api.GenerateKeyResponse
+	plaintext := false
+	in := api.GenerateKeyRequest{Context: additionalData, Plaintext: &plaintext}
+	err = c.post(ctx, path(policy.GenerateDataKey, name), in, &out)
+	return out.Ciphertext, err
 }
 
 // Encrypt encrypts plaintext and authenticates additionalData with it. Both

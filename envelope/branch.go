@@ -39,6 +39,12 @@ func NewBranchAEAD(key *[KeySize]byte) (cipher.AEAD, error) {
 // and plaintext has at most MaxPlaintext. Else it panics: the ciphertext could
 // never be opened.
 func AppendBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead cipher.AEAD, plaintext, context []byte) []byte {
+	return AppendBranchOf(dst, h, wrapped, aead, plaintext, BranchAdditionalData(h, cluster, wrapped, context))
+}
+
+// AppendBranchOf is AppendBranch for many plaintexts of one context: its
+// additional data is made once, by BranchAdditionalData of the same h and wrapped.
+func AppendBranchOf(dst []byte, h Header, wrapped []byte, aead cipher.AEAD, plaintext, additionalData []byte) []byte {
 	switch {
 	case h.Mode != Branch || h.Version == 0:
 		panic("envelope: not the header of a branch ciphertext")
@@ -50,7 +56,13 @@ func AppendBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead c
 	dst = h.Append(dst)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(wrapped)))
 	dst = append(dst, wrapped...)
-	return aead.Seal(dst, nil, plaintext, branchAdditionalData(h, cluster, wrapped, context))
+	return aead.Seal(dst, nil, plaintext, additionalData)
+}
+
+// BranchSize returns the number of bytes of the ciphertext that AppendBranch
+// appends, for a wrapped branch key and a plaintext of those sizes.
+func BranchSize(wrapped, plaintext int) int {
+	return HeaderSize + 2 + wrapped + nonceSize + plaintext + tagSize
 }
 
 // ParseBranch splits the body of a Branch ciphertext into the wrapped branch
@@ -70,16 +82,17 @@ func ParseBranch(body []byte) (wrapped, sealed []byte, err error) {
 // OpenBranch appends the plaintext of sealed, which ParseBranch returned, to
 // dst, or returns ErrAuth.
 func OpenBranch(dst []byte, h Header, cluster [16]byte, wrapped []byte, aead cipher.AEAD, sealed, context []byte) ([]byte, error) {
-	plaintext, err := aead.Open(dst, nil, sealed, branchAdditionalData(h, cluster, wrapped, context))
+	plaintext, err := aead.Open(dst, nil, sealed, BranchAdditionalData(h, cluster, wrapped, context))
 	if err != nil {
 		return nil, ErrAuth
 	}
 	return plaintext, nil
 }
 
-// branchAdditionalData ends in the wrapped branch key, so that a ciphertext is
+// BranchAdditionalData returns what is authenticated with a plaintext that is
+// encrypted under a branch key. It is no secret. It ends in the wrapped branch key, so that a ciphertext is
 // bound to the one that it carries.
-func branchAdditionalData(h Header, cluster [16]byte, wrapped, context []byte) []byte {
+func BranchAdditionalData(h Header, cluster [16]byte, wrapped, context []byte) []byte {
 	ad := make([]byte, 0, AdditionalDataSize+len(wrapped))
 	return append(appendAdditionalData(ad, h, cluster, context), wrapped...)
 }

@@ -27,6 +27,9 @@ type secret interface {
 // answer audits the request and then answers it. No byte is written before the
 // audit log has the entry.
 func (s *Server) answer(w http.ResponseWriter, r *request, reply any, err error) {
+	if w, ok := reply.(interface{ Wipe() }); ok {
+		defer w.Wipe()
+	}
 	body, err := encode(reply, err)
 	defer func() { clear(body) }()
 	failure := r.conclude(err)

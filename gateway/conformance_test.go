@@ -168,7 +168,7 @@ func conformMethods(t *testing.T, c *target) {
 }
 
 func conformUnknownRoutes(t *testing.T, c *target) {
-	for _, path := range []string{"/", "/v1", "/v1/", "/v2/key/create/x", "/v1/key/", "/v1/keys", "/v1/key/bulk/decrypt/x",
+	for _, path := range []string{"/", "/v1", "/v1/", "/v2/key/create/x", "/v1/key/", "/v1/keys", "/v1/key/bulk/encrypt/x",
 		"/v1/secret/create/x", "/v1/enclave/describe/x", "/v1/policy/write/x", "/V1/key/create/x", "/v1//key/create/x", "/favicon.ico"} {
 		for _, method := range []string{"GET", "POST", "DELETE", "BREW"} {
 			c.fails(method, path, "", 501, "not implemented")

@@ -15,6 +15,14 @@ func (s *Server) generateDataKey(r *request) (any, error) {
 	if err := r.decodeOptional(&in); err != nil {
 		return nil, err
 	}
+	if in.Plaintext != nil && !*in.Plaintext {
+		ciphertext, use, err := s.cfg.KMS.GenerateDataKeyWithoutPlaintext(r.ctx, name, in.Context)
+		r.used(use)
+		if err != nil {
+			return nil, err
+		}
+		return &api.GenerateKeyResponse{Ciphertext: ciphertext}, nil
+	}
 	plaintext, ciphertext, use, err := s.cfg.KMS.GenerateDataKey(r.ctx, name, in.Context)
 	r.used(use)
 	if err != nil {

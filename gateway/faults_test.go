@@ -22,7 +22,7 @@ func TestADeletedKeyIsNeitherAbsentNorPresent(t *testing.T) {
 	c.get("DELETE", "/v1/key/delete/app-1", "", nil)
 	var info api.DescribeKeyResponse
 	c.get("GET", "/v1/key/describe/app-1", "", &info)
-	if info.State != "pending deletion" || info.DeleteAfter == nil || info.Version != 1 || info.Mode != "direct" || len(info.ID) != 32 {
+	if info.State != "pending deletion" || info.DeleteAfter == nil || info.Version != 1 || info.Mode != "branch" || len(info.ID) != 32 {
 		t.Fatalf("described as %+v", info)
 	}
 	message := "key is pending deletion: neither it nor its name can be used; it is kept until " + info.DeleteAfter.UTC().Format(time.RFC3339)

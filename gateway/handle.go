@@ -123,7 +123,9 @@ func (r *request) abandoned() bool {
 
 func namesKey(a policy.Action) bool {
 	switch a {
-	case policy.CreateKey, policy.ImportKey, policy.DescribeKey, policy.DeleteKey, policy.GenerateDataKey, policy.Encrypt, policy.Decrypt, policy.MAC:
+	case policy.CreateKey, policy.ImportKey, policy.DescribeKey, policy.DeleteKey, policy.SetKeyMode,
+		policy.GenerateDataKey, policy.Encrypt, policy.Decrypt, policy.MAC,
+		policy.BulkDecrypt, policy.BatchGenerate, policy.BatchDecrypt:
 		return true
 	}
 	return false

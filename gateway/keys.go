@@ -21,6 +21,7 @@ func (r *request) name() (string, error) {
 // used writes down which key an operation used, also one that failed.
 func (r *request) used(u kms.Use) {
 	r.entry.KeyID, r.entry.Version = u.KeyID, u.Version
+	r.entry.Outage = u.Outage
 	if u.Mode != 0 {
 		r.entry.Mode = u.Mode.String()
 	}
@@ -33,7 +34,11 @@ func (s *Server) createKey(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.cfg.KMS.CreateKey(r.ctx, name, string(r.identity))
+	mode, err := r.createMode()
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.cfg.KMS.CreateKeyWithMode(r.ctx, name, string(r.identity), mode)
 	r.described(info)
 	return nil, err
 }
@@ -70,7 +75,7 @@ func (s *Server) describeKey(r *request) (any, error) {
 	return &api.DescribeKeyResponse{
 		Name: info.Name, Algorithm: api.CipherAES256, CreatedAt: info.Created, CreatedBy: info.CreatedBy,
 		ID: info.ID.String(), State: info.State.String(), Version: info.Version, Mode: info.Mode.String(),
-		Imported: info.Imported, DeleteAfter: optional(info.DeleteAfter),
+		Operations: info.Operations, Imported: info.Imported, DeleteAfter: optional(info.DeleteAfter),
 	}, nil
 }
 

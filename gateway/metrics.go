@@ -24,6 +24,7 @@ type metrics struct {
 	handshakes    prometheus.Counter
 	protocol      prometheus.Counter
 	auditFailures prometheus.Counter
+	items         *prometheus.CounterVec // of batches, by operation and result
 	kes           kesMetrics
 
 	all http.Handler
@@ -48,13 +49,15 @@ func newMetrics(s *Server) *metrics {
 			"Connections that ended in the TLS handshake: without a client certificate, with one that is not accepted, or with no TLS that is spoken here."),
 		protocol:      counter("keygate_http_protocol_errors_total", "Breaches of the HTTP protocol by clients."),
 		auditFailures: counter("keygate_audit_failures_total", "Entries that could not be written to the audit log in time."),
+		items:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_batch_items_total", Help: "Data keys and ciphertexts of batches, by operation and result."}, []string{"operation", "result"}),
 		kes:           newKESMetrics(s),
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m.requests, m.durations, m.active, m.refused, m.expired, m.handshakes, m.protocol, m.auditFailures)
+	registry.MustRegister(m.requests, m.durations, m.active, m.refused, m.expired, m.handshakes, m.protocol, m.auditFailures, m.items)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	registry.MustRegister(s.buildInfo(), s.certificateExpiry(), s.lostLines())
 	registry.MustRegister(s.kmsFigures()...)
+	registry.MustRegister(s.branchFigures()...)
 	m.all = handlerOf(registry)
 	return m
 }
@@ -133,6 +136,19 @@ func (s *Server) kmsFigures() []prometheus.Collector {
 		counterFunc("keygate_corrupt_records_total", "Key records that were not what was stored. Each is an alarm.", func() uint64 { return k.Stats().CorruptRecords }),
 		counterFunc("keygate_store_errors_total", "Reads that the key store could not answer.", func() uint64 { return k.Stats().StoreErrors }),
 		counterFunc("keygate_root_errors_total", "Calls that the root of trust could not answer.", func() uint64 { return k.Stats().RootErrors }),
+	}
+}
+
+// branchFigures are those of branch keys.
+func (s *Server) branchFigures() []prometheus.Collector {
+	k := s.cfg.KMS
+	return []prometheus.Collector{
+		counterFunc("keygate_branch_keys_made_total", "Branch keys made to seal data keys with.", func() uint64 { return k.Stats().BranchesMade }),
+		counterFunc("keygate_branch_cache_hits_total", "Branch keys of ciphertexts found in memory.", func() uint64 { return k.Stats().BranchHits }),
+		counterFunc("keygate_branch_cache_misses_total", "Branch keys of ciphertexts asked of the root of trust.", func() uint64 { return k.Stats().BranchMisses }),
+		counterFunc("keygate_branch_outage_uses_total", "Uses of a branch key past its life, because the root of trust was out.", func() uint64 { return k.Stats().OutageUses }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_branch_cache_keys", Help: "Branch keys in memory."}, func() float64 { return float64(k.Stats().Branches) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_root_outage_seconds", Help: "For how long operations have found the root of trust unavailable. 0: the last one did not."}, func() float64 { return k.Stats().Outage.Seconds() }),
 	}
 }
 

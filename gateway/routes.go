@@ -54,9 +54,13 @@ func routes() []route {
 		{action: policy.DescribeKey, method: get, timeout: 15 * second, run: (*Server).describeKey},
 		{action: policy.ListKeys, method: get, timeout: 15 * second, run: (*Server).listKeys},
 		{action: policy.DeleteKey, method: del, timeout: 15 * second, run: (*Server).deleteKey},
+		{action: policy.SetKeyMode, method: put, maxBody: maxModeBody, timeout: 15 * second, run: (*Server).setKeyMode},
 		{action: policy.GenerateDataKey, method: put, maxBody: api.MaxBody, timeout: 15 * second, run: (*Server).generateDataKey},
 		{action: policy.Encrypt, method: put, maxBody: api.MaxBody, timeout: 15 * second, run: (*Server).encrypt},
 		{action: policy.Decrypt, method: put, maxBody: api.MaxBody, timeout: 15 * second, run: (*Server).decrypt},
+		{action: policy.BulkDecrypt, method: put, maxBody: 1 << 20, timeout: 15 * second, run: (*Server).bulkDecrypt},
+		{action: policy.BatchGenerate, method: put, maxBody: api.MaxBatch, timeout: 15 * second, run: (*Server).batchGenerate},
+		{action: policy.BatchDecrypt, method: put, maxBody: api.MaxBatch, timeout: 15 * second, run: (*Server).batchDecrypt},
 		{action: policy.MAC, method: put, maxBody: api.MaxBody, timeout: 15 * second, run: (*Server).mac},
 
 		{action: policy.DescribePolicy, method: get, timeout: 15 * second, run: (*Server).describePolicy},

@@ -33,7 +33,7 @@ func TestAZ07_EveryRouteIsInTheTableAndGoesThroughTheDoor(t *testing.T) {
 		seen[a] = true
 		limit, known := limits[a.Path()]
 		stream := a == policy.ReadAuditLog || a == policy.ReadErrorLog
-		if !known || limit.MaxBody > api.MaxBody || (limit.Timeout == 0) != stream {
+		if !known || limit.MaxBody > api.MaxBatch || (limit.Timeout == 0) != stream {
 			t.Errorf("route %s has no limits: %+v", a.Path(), limit)
 		}
 		if !strings.Contains("GET PUT POST DELETE", route.Method) {

@@ -65,6 +65,9 @@ func (s *Server) status(r *request) (any, error) {
 		HeapMemUsed: memory.heap, StackMemUsed: memory.stack,
 	}
 	setHealth(status, s.health.check(r.ctx))
+	if out := s.cfg.KMS.Stats().Outage; out > 0 {
+		status.RootOutage = max(1, int64(out/time.Second))
+	}
 	return status, nil
 }
 

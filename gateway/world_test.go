@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
@@ -47,6 +48,7 @@ type world struct {
 	auditFile       string
 	stopped         sync.Once
 	deletionWindow  time.Duration
+	mode            envelope.Mode
 	keyStoreWrapper func(keystore.Store) keystore.Store
 }
 
@@ -83,9 +85,13 @@ func (w *world) openKMS() {
 	if w.keyStoreWrapper != nil {
 		s = w.keyStoreWrapper(s)
 	}
-	w.kms, err = kms.New(kms.Config{Cluster: cluster, DeletionWindow: w.deletionWindow, Logger: slog.New(slog.DiscardHandler)}, w.root, s)
+	w.kms, err = kms.New(kms.Config{
+		Cluster: cluster, DeletionWindow: w.deletionWindow, Mode: w.mode, Logger: slog.New(slog.DiscardHandler), Now: w.now,
+	}, w.root, s)
 	ok(w.t, err)
 }
+
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
 
 func (w *world) start() {
 	w.t.Helper()
@@ -95,7 +101,7 @@ func (w *world) start() {
 	ok(w.t, err)
 	w.server, err = gateway.New(gateway.Config{
 		KMS: w.kms, Audit: w.audit, ErrorLog: errorLog, Version: "v0.0.0-test", Commit: "0123456789abcdef",
-		Now: func() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) },
+		Now: w.now,
 	}, w.state)
 	ok(w.t, err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/keystore"
 )
 
@@ -19,13 +21,14 @@ type recordCache struct {
 
 // A cached is immutable but for checked.
 type cached struct {
-	rec     *record // nil: the record was removed by this node
+	rec     *record // nil: the record was removed or replaced by this node
+	last    *record // rec, or, if it was replaced, what it was before; nil if it was removed
 	rev     keystore.Revision
 	checked atomic.Int64 // when the store last confirmed it, in nanoseconds since 1970
 }
 
 func newCached(r *record, rev keystore.Revision, now time.Time) *cached {
-	c := &cached{rec: r, rev: rev}
+	c := &cached{rec: r, last: r, rev: rev}
 	c.checked.Store(now.UnixNano())
 	return c
 }
@@ -54,8 +57,14 @@ func (c *recordCache) swap(name string, old, next *cached, limit int) bool {
 
 // forget leaves a mark in the place of the record, so that a fetch that began
 // before does not put the old one back. The mark is the first to be evicted.
-func (c *recordCache) forget(name string) {
-	if _, loaded := c.entries.Swap(name, &cached{}); !loaded {
+func (c *recordCache) forget(name string) { c.mark(name, nil) }
+
+// outdate is forget for a record that was replaced: its branch key and its
+// budget stay good.
+func (c *recordCache) outdate(name string, last *record) { c.mark(name, last) }
+
+func (c *recordCache) mark(name string, last *record) {
+	if _, loaded := c.entries.Swap(name, &cached{last: last}); !loaded {
 		c.size.Add(1)
 	}
 }
@@ -102,20 +111,14 @@ func (k *KMS) age(c *cached) time.Duration {
 // fetch asks the store, once however many callers wait for the same name, and
 // each waits only as long as its own context allows.
 func (k *KMS) fetch(ctx context.Context, name string) (*record, error) {
-	result := k.fetches.DoChan(name, func() (any, error) {
-		// The callers share this read, so it must not end with one of them.
-		r, _, err := k.read(context.WithoutCancel(ctx), name)
+	r, err := share(ctx, k, name, "the key store", func(ctx context.Context) (*record, error) {
+		r, _, err := k.read(ctx, name)
 		return r, err
 	})
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: wait for the key store: %w", ErrUnavailable, ctx.Err())
-	case res := <-result:
-		if res.Err != nil {
-			return k.offline(name, res.Err)
-		}
-		return res.Val.(*record), nil
+	if err != nil && ctx.Err() == nil {
+		return k.offline(name, err)
 	}
+	return r, err
 }
 
 // offline returns a record that the store confirmed less than Offline ago, if
@@ -153,6 +156,7 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 		if err != nil {
 			return nil, "", k.readError(ctx, name, old, err)
 		}
+		k.adopt(old, r)
 		// Another fetch or a change by this node came between: look again, so
 		// that an old record never takes the place of a newer one.
 		if k.records.swap(name, old, newCached(r, rev, start), k.cfg.MaxRecords) {
@@ -161,10 +165,24 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 	}
 }
 
+// adopt gives r the branch key and the budget of the record that it takes the
+// place of, if its newest version is the same, and forgets the branch keys of a
+// key that may not be used or is to have none.
+func (k *KMS) adopt(old *cached, r *record) {
+	r.sealer, r.budget = new(sealer), new(budget)
+	if old != nil && old.last != nil && old.last.ID == r.ID && old.last.newest().Number == r.newest().Number {
+		r.sealer, r.budget = old.last.sealer, old.last.budget
+	}
+	if r.usable() != nil || k.mode(r) == envelope.Direct {
+		r.sealer = new(sealer)
+		k.opened.purge(r.ID)
+	}
+}
+
 // notOlder refuses a record that the store has rolled back under our eyes.
 func notOlder(old *cached, r *record) error {
-	if old != nil && old.rec != nil && old.rec.ID == r.ID && r.Generation < old.rec.Generation {
-		return fmt.Errorf("%w: generation %d was stored after generation %d", ErrCorrupt, r.Generation, old.rec.Generation)
+	if old != nil && old.last != nil && old.last.ID == r.ID && r.Generation < old.last.Generation {
+		return fmt.Errorf("%w: generation %d was stored after generation %d", ErrCorrupt, r.Generation, old.last.Generation)
 	}
 	return nil
 }
@@ -189,6 +207,7 @@ func (k *KMS) readError(ctx context.Context, name string, old *cached, err error
 // keystore.ErrConflict, as it is, if another writer was first. After any other
 // error the change may or may not have been stored, and the next use will ask.
 func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) error {
+	before := *next
 	next.Generation++
 	raw, err := k.seal(ctx, next)
 	if err != nil {
@@ -197,12 +216,29 @@ func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) 
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
 	err = k.store.Update(storeCtx, next.Name, raw, rev)
-	k.records.forget(next.Name)
+	k.records.outdate(next.Name, &before)
 	if err != nil {
 		return storeError(err)
 	}
-	if _, _, err := k.read(ctx, next.Name); err != nil {
+	if err := k.readBack(ctx, next, raw); err != nil {
 		return unavailable("read back", err)
 	}
 	return nil
+}
+
+// readBack caches next as the store now has it. If that is what was sealed just
+// now, bit for bit, the root need not be asked again whether it is authentic.
+func (k *KMS) readBack(ctx context.Context, next *record, sealed []byte) error {
+	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
+	defer cancel()
+	old, start := k.records.get(next.Name), k.cfg.Now()
+	raw, rev, err := k.store.Get(storeCtx, next.Name)
+	if err == nil && bytes.Equal(raw, sealed) {
+		k.adopt(old, next)
+		if k.records.swap(next.Name, old, newCached(next, rev, start), k.cfg.MaxRecords) {
+			return nil
+		}
+	}
+	_, _, err = k.read(ctx, next.Name)
+	return err
 }

@@ -3,7 +3,6 @@ package kms
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 
 	"github.com/keygate/keygate/envelope"
@@ -26,6 +25,14 @@ func (k *KMS) GenerateDataKey(ctx context.Context, name string, additionalData [
 	return plaintext, ciphertext, use, nil
 }
 
+// GenerateDataKeyWithoutPlaintext makes a random DEK for use elsewhere and
+// later, and returns its ciphertext only.
+func (k *KMS) GenerateDataKeyWithoutPlaintext(ctx context.Context, name string, additionalData []byte) (ciphertext []byte, use Use, err error) {
+	plaintext, ciphertext, use, err := k.GenerateDataKey(ctx, name, additionalData)
+	clear(plaintext)
+	return ciphertext, use, err
+}
+
 // Encrypt encrypts plaintext, of up to envelope.MaxPlaintext bytes, with the newest version of the key,
 // and authenticates additionalData with it. The caller wipes plaintext.
 func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalData []byte) (ciphertext []byte, use Use, err error) {
@@ -41,19 +48,33 @@ func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalDat
 	if err := r.usable(); err != nil {
 		return nil, use, err
 	}
-	h := envelope.Header{Mode: envelope.Direct, KeyID: r.ID, Version: v.Number}
-	if len(plaintext) > MaxRootPlaintext {
-		ciphertext, err = k.sealLarge(ctx, h, v, plaintext, additionalData)
-	} else {
-		ciphertext, err = k.sealDirect(ctx, h, v, plaintext, additionalData)
+	h := envelope.Header{Mode: use.Mode, KeyID: r.ID, Version: v.Number}
+	switch {
+	case use.Mode == envelope.Branch:
+		ciphertext, use.Outage, err = k.sealBranch(ctx, r, plaintext, additionalData)
+	case len(plaintext) > MaxRootPlaintext:
+		ciphertext, err = k.sealLarge(ctx, r, h, v, plaintext, additionalData)
+	default:
+		if err = k.spend(ctx, r, 1); err == nil {
+			ciphertext, err = k.sealDirect(ctx, h, v, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+		}
 	}
 	return ciphertext, use, err
 }
 
-func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
-	body, err := k.root.Encrypt(ctx, v.Handle, plaintext, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalData []byte) (ciphertext []byte, outage bool, err error) {
+	b, outage, err := k.sealing(ctx, r, 1)
 	if err != nil {
-		return nil, k.rootError(err)
+		return nil, false, err
+	}
+	return b.seal(k.cfg.Cluster, plaintext, additionalData), outage, nil
+}
+
+// sealDirect does one operation, which the caller has spent.
+func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	body, err := k.rootEncrypt(ctx, v.Handle, plaintext, additionalData)
+	if err != nil {
+		return nil, err
 	}
 	return append(h.Append(make([]byte, 0, envelope.HeaderSize+len(body))), body...), nil
 }
@@ -61,20 +82,23 @@ func (k *KMS) sealDirect(ctx context.Context, h envelope.Header, v version, plai
 // sealLarge encrypts what is too large for the root with a branch key that is
 // used this once, so that in direct mode, too, each ciphertext costs a call of
 // the root.
-func (k *KMS) sealLarge(ctx context.Context, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
-	h.Mode = envelope.Branch
-	branch := make([]byte, KeySize)
-	rand.Read(branch)
-	defer clear(branch)
-	wrapped, err := k.root.Encrypt(ctx, v.Handle, branch, envelope.WrapAdditionalData(h, k.cfg.Cluster))
-	if err != nil {
-		return nil, k.rootError(err)
+func (k *KMS) sealLarge(ctx context.Context, r *record, h envelope.Header, v version, plaintext, additionalData []byte) ([]byte, error) {
+	if err := k.spend(ctx, r, 1); err != nil {
+		return nil, err
 	}
-	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	h.Mode = envelope.Branch
+	key := make([]byte, KeySize)
+	rand.Read(key)
+	defer clear(key)
+	wrapped, err := k.rootEncrypt(ctx, v.Handle, key, envelope.WrapAdditionalData(h, k.cfg.Cluster))
 	if err != nil {
 		return nil, err
 	}
-	return envelope.AppendBranch(nil, h, k.cfg.Cluster, wrapped, aead, plaintext, additionalData), nil
+	b, err := k.newBranch(h, wrapped, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	return b.seal(k.cfg.Cluster, plaintext, additionalData), nil
 }
 
 // Decrypt opens a ciphertext of GenerateDataKey or Encrypt, with the one key
@@ -96,59 +120,52 @@ func (k *KMS) Decrypt(ctx context.Context, name string, ciphertext, additionalDa
 		return plaintext, use, err
 	}
 	use.Version, use.Mode = h.Version, h.Mode
-	v, ok := r.version(h.Version)
-	if !ok {
-		return nil, use, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
+	v, err := r.versionOf(h)
+	if err != nil {
+		return nil, use, err
 	}
 	if h.Mode == envelope.Branch {
-		plaintext, err = k.openBranch(ctx, h, v, body, additionalData)
+		plaintext, use.Outage, err = k.openBranch(ctx, r, h, v, body, additionalData)
 	} else {
 		plaintext, err = k.openDirect(ctx, h, v, body, additionalData)
 	}
 	return plaintext, use, err
 }
 
-func (k *KMS) openDirect(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
-	plaintext, err := k.root.Decrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
-	if err != nil {
-		return nil, k.rootError(err)
+func (r *record) versionOf(h envelope.Header) (version, error) {
+	v, ok := r.version(h.Version)
+	if !ok {
+		return v, fmt.Errorf("%w: the key has no version %d", ErrCiphertext, h.Version)
 	}
-	return plaintext, nil
+	return v, nil
 }
 
-func (k *KMS) openBranch(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+func (k *KMS) openDirect(ctx context.Context, h envelope.Header, v version, body, additionalData []byte) ([]byte, error) {
+	return k.rootDecrypt(ctx, v.Handle, body, envelope.AdditionalData(h, k.cfg.Cluster, additionalData))
+}
+
+func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v version, body, additionalData []byte) (plaintext []byte, outage bool, err error) {
 	wrapped, sealed, err := envelope.ParseBranch(body)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+		return nil, false, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	branch, err := k.root.Decrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	b, outage, err := k.opening(ctx, r, h, v, wrapped)
 	if err != nil {
-		return nil, k.rootError(err)
+		return nil, false, err
 	}
-	defer clear(branch)
-	if len(branch) != KeySize {
-		return nil, fmt.Errorf("%w: branch key of %d bytes", ErrCiphertext, len(branch))
-	}
-	aead, err := envelope.NewBranchAEAD((*[KeySize]byte)(branch))
+	plaintext, err = envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, b.aead, sealed, additionalData)
 	if err != nil {
-		return nil, err
+		return nil, outage, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	plaintext, err := envelope.OpenBranch(nil, h, k.cfg.Cluster, wrapped, aead, sealed, additionalData)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
-	}
-	return plaintext, nil
+	return plaintext, outage, nil
 }
 
 // openKES opens a ciphertext of KES: its key is HMAC-SHA-256(master key, iv),
 // which the root computes, so that the master key stays there.
 func (k *KMS) openKES(ctx context.Context, r *record, ciphertext, additionalData []byte) ([]byte, error) {
-	if r.KESHandle == nil {
-		return nil, fmt.Errorf("%w: it was not made under this key", ErrCiphertext)
-	}
-	c, err := envelope.ParseKES(ciphertext)
+	c, err := r.parseKES(ciphertext)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
+		return nil, err
 	}
 	subkey, err := k.root.MAC(ctx, r.KESHandle, c.IV[:])
 	if err != nil {
@@ -160,6 +177,19 @@ func (k *KMS) openKES(ctx context.Context, r *record, ciphertext, additionalData
 		return nil, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
 	return plaintext, nil
+}
+
+// parseKES reads what may be a ciphertext of KES under an imported key. All else,
+// ciphertexts of other keys too, is ErrCiphertext.
+func (r *record) parseKES(ciphertext []byte) (c envelope.KES, err error) {
+	if r.KESHandle == nil {
+		return c, fmt.Errorf("%w: it was not made under this key", ErrCiphertext)
+	}
+	c, err = envelope.ParseKES(ciphertext)
+	if err != nil {
+		return c, fmt.Errorf("%w: %w", ErrCiphertext, err)
+	}
+	return c, nil
 }
 
 // MAC returns HMAC-SHA-256 of message under a key of its own that belongs to
@@ -180,19 +210,6 @@ func (k *KMS) MAC(ctx context.Context, name string, message []byte) (mac [MACSiz
 	if err != nil {
 		return mac, use, k.rootError(err)
 	}
+	k.rootAnswered()
 	return mac, use, nil
-}
-
-// mode returns the mode of new ciphertexts under a key.
-func (k *KMS) mode(r *record) envelope.Mode {
-	return envelope.Direct
-}
-
-// rootError counts what a root answers when it cannot be used.
-func (k *KMS) rootError(err error) error {
-	if errors.Is(err, ErrCiphertext) {
-		return err
-	}
-	k.stats.rootErrors.Add(1)
-	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/keystore"
 )
 
@@ -13,7 +14,16 @@ import (
 // ErrKeyExists or ErrPendingDeletion if the name is taken. When it returns nil
 // the record is durable, was read back, and its key has been used once.
 func (k *KMS) CreateKey(ctx context.Context, name, by string) (Info, error) {
-	return k.create(ctx, name, by, nil)
+	return k.create(ctx, name, by, 0, nil)
+}
+
+// CreateKeyWithMode is CreateKey for a key with a mode of its own; zero means
+// the gateway's.
+func (k *KMS) CreateKeyWithMode(ctx context.Context, name, by string, mode envelope.Mode) (Info, error) {
+	if err := validMode(mode); err != nil {
+		return Info{}, err
+	}
+	return k.create(ctx, name, by, mode, nil)
 }
 
 // ImportKey makes a key whose first version is the caller's 32 bytes, and
@@ -23,10 +33,10 @@ func (k *KMS) ImportKey(ctx context.Context, name, by string, key []byte) (Info,
 	if len(key) != KeySize {
 		return Info{}, fmt.Errorf("%w: %d bytes, not %d", ErrKeySize, len(key), KeySize)
 	}
-	return k.create(ctx, name, by, key)
+	return k.create(ctx, name, by, 0, key)
 }
 
-func (k *KMS) create(ctx context.Context, name, by string, imported []byte) (Info, error) {
+func (k *KMS) create(ctx context.Context, name, by string, mode envelope.Mode, imported []byte) (Info, error) {
 	if !keystore.ValidName(name) {
 		return Info{}, ErrName
 	}
@@ -35,7 +45,7 @@ func (k *KMS) create(ctx context.Context, name, by string, imported []byte) (Inf
 	if err := k.nameIsFree(ctx, name); err != nil {
 		return Info{}, err
 	}
-	r := &record{Cluster: k.cfg.Cluster, Name: name, Generation: 1, State: Enabled, Created: k.cfg.Now().UTC(), CreatedBy: by}
+	r := &record{Cluster: k.cfg.Cluster, Name: name, Generation: 1, State: Enabled, Mode: mode, Created: k.cfg.Now().UTC(), CreatedBy: by}
 	rand.Read(r.ID[:])
 	err := k.makeKeys(ctx, r, imported)
 	if err == nil {
@@ -90,7 +100,7 @@ func (k *KMS) makeKeys(ctx context.Context, r *record, imported []byte) (err err
 		}
 		return handle
 	}
-	r.Versions = []version{{Number: 1, Created: r.Created, Handle: add(Encryption, imported)}}
+	r.Versions = []version{{Number: 1, Created: r.Created, Reserved: creationOperations + firstBranchStep, Handle: add(Encryption, imported)}}
 	r.MACHandle = add(Authentication, nil)
 	if imported != nil {
 		r.Imported = true
@@ -127,6 +137,7 @@ func (k *KMS) commit(ctx context.Context, r *record) error {
 	if err := k.tryKey(ctx, back); err != nil {
 		return unavailable("try the new key", err)
 	}
+	back.budget.left.Add(firstBranchStep) // so that the first use needs no write
 	return nil
 }
 
@@ -180,7 +191,7 @@ func (k *KMS) DescribeKey(ctx context.Context, name string) (Info, error) {
 }
 
 // listPage is how many names one call of the store is asked for.
-const listPage = 1000
+const listPage = 10_000
 
 // ListKeys returns the names that start with prefix, all of them, in ascending
 // order. Keys that are pending deletion are among them: their names are taken.
@@ -249,6 +260,7 @@ func (k *KMS) remove(ctx context.Context, r *record, rev keystore.Revision) erro
 	defer cancel()
 	err := k.store.Delete(storeCtx, r.Name, rev)
 	k.records.forget(r.Name)
+	k.opened.purge(r.ID)
 	if err != nil {
 		return storeError(err)
 	}
@@ -260,6 +272,6 @@ func (k *KMS) info(r *record) Info {
 	v := r.newest()
 	return Info{
 		Name: r.Name, ID: r.ID, State: r.State, Version: v.Number, Mode: k.mode(r), Imported: r.Imported,
-		Created: r.Created, CreatedBy: r.CreatedBy, DeleteAfter: r.DeleteAfter,
+		Created: r.Created, CreatedBy: r.CreatedBy, DeleteAfter: r.DeleteAfter, Operations: v.Reserved,
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -23,6 +25,26 @@ type Config struct {
 	// Cluster is the identity of the key store and of all gateways that share
 	// it. Required.
 	Cluster ClusterID `yaml:"-"`
+
+	// Mode is how DEKs are made of keys that do not say so themselves. Zero means
+	// envelope.Branch.
+	Mode envelope.Mode `yaml:"-"`
+	// BranchLifetime is how long a branch key seals DEKs, at most
+	// MaxBranchLifetime. Zero means DefaultBranchLifetime.
+	BranchLifetime time.Duration `yaml:"-"`
+	// BranchUses is how many DEKs a branch key seals, at most MaxBranchUses.
+	// Zero means DefaultBranchUses.
+	BranchUses int64 `yaml:"-"`
+	// OpenedLifetime is how long a branch key of another node, or of an earlier
+	// time, is kept once it was opened. Zero means DefaultBranchLifetime.
+	OpenedLifetime time.Duration `yaml:"-"`
+	// MaxOpened bounds the opened branch keys in memory. Zero means
+	// DefaultMaxOpened.
+	MaxOpened int `yaml:"-"`
+	// Outage is how long branch keys in memory go on past their life while the
+	// root cannot be used, from the beginning of the outage. Zero means
+	// DefaultOutage, a negative one forbids it.
+	Outage time.Duration `yaml:"-"`
 
 	// DeletionWindow is how long a deleted key waits, unusable but not lost.
 	// Zero means DefaultDeletionWindow; a negative one deletes at once and for
@@ -56,6 +78,21 @@ const (
 	DefaultRecordTTL      = 5 * time.Second
 	DefaultMaxRecords     = 100_000
 	DefaultStoreTimeout   = 5 * time.Second
+
+	DefaultBranchLifetime = time.Hour
+	DefaultBranchUses     = 1 << 28
+	DefaultMaxOpened      = 10_000
+	DefaultOutage         = 10 * time.Minute
+)
+
+// The limits of Config.
+const (
+	// MaxBranchLifetime bounds how long a branch key in the memory of one node
+	// is of use to who steals it.
+	MaxBranchLifetime = 24 * time.Hour
+	// MaxBranchUses is under the 2^32 invocations with a random nonce of
+	// NIST SP 800-38D 8.3.
+	MaxBranchUses = 1<<32 - 1
 )
 
 // A KMS serves named keys from one root and one store. It is safe for
@@ -66,6 +103,8 @@ type KMS struct {
 	store   keystore.Store
 	records recordCache
 	fetches singleflight.Group
+	opened  openedCache
+	outage  atomic.Int64 // since when the root cannot be used, in nanoseconds since 1970; 0: it can
 	stats   counters
 }
 
@@ -77,6 +116,9 @@ func New(cfg Config, root Root, store keystore.Store) (*KMS, error) {
 	}
 	if cfg.DeletionWindow == 0 {
 		cfg.DeletionWindow = DefaultDeletionWindow
+	}
+	if err := cfg.branchDefaults(); err != nil {
+		return nil, err
 	}
 	if cfg.RecordTTL == 0 {
 		cfg.RecordTTL = DefaultRecordTTL
@@ -96,7 +138,40 @@ func New(cfg Config, root Root, store keystore.Store) (*KMS, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &KMS{cfg: cfg, root: root, store: store}, nil
+	return &KMS{cfg: cfg, root: root, store: store, opened: openedCache{seed: maphash.MakeSeed()}}, nil
+}
+
+func (cfg *Config) branchDefaults() error {
+	if cfg.Mode == 0 {
+		cfg.Mode = envelope.Branch
+	}
+	if cfg.BranchLifetime == 0 {
+		cfg.BranchLifetime = DefaultBranchLifetime
+	}
+	if cfg.BranchUses == 0 {
+		cfg.BranchUses = DefaultBranchUses
+	}
+	if cfg.OpenedLifetime == 0 {
+		cfg.OpenedLifetime = DefaultBranchLifetime
+	}
+	if cfg.MaxOpened == 0 {
+		cfg.MaxOpened = DefaultMaxOpened
+	}
+	if cfg.Outage == 0 {
+		cfg.Outage = DefaultOutage
+	}
+	cfg.Outage = max(cfg.Outage, 0)
+	switch {
+	case cfg.Mode != envelope.Direct && cfg.Mode != envelope.Branch:
+		return fmt.Errorf("kms: %v is no mode", cfg.Mode)
+	case cfg.BranchLifetime < 0 || cfg.BranchLifetime > MaxBranchLifetime || cfg.OpenedLifetime < 0 || cfg.OpenedLifetime > MaxBranchLifetime:
+		return fmt.Errorf("kms: lifetime of a branch key is not from 0 to %v", MaxBranchLifetime)
+	case cfg.BranchUses < 0 || cfg.BranchUses > MaxBranchUses:
+		return fmt.Errorf("kms: uses of a branch key are not from 1 to %d", int64(MaxBranchUses))
+	case cfg.MaxOpened < 0:
+		return errors.New("kms: negative number of branch keys")
+	}
+	return nil
 }
 
 // A State is what may be done with a key.
@@ -127,6 +202,7 @@ type Info struct {
 	State       State
 	Version     uint32 // of the newest version, which new ciphertexts are made with; the first is 1
 	Mode        envelope.Mode
+	Operations  uint64 // of the newest version that nodes have reserved, of MaxOperations
 	Imported    bool
 	Created     time.Time
 	CreatedBy   string    // the identity of the client that created it
@@ -139,6 +215,7 @@ type Use struct {
 	KeyID   KeyID
 	Version uint32        // zero: none, or a KES ciphertext, which names none
 	Mode    envelope.Mode // zero: neither direct nor branch (a MAC, a KES ciphertext)
+	Outage  bool          // a branch key past its life was used, as the root is out
 }
 
 // Status is the state of what a KMS depends on.

@@ -56,9 +56,22 @@ func open(t *testing.T, cfg kms.Config, store keystore.Store) *kms.KMS {
 	return k
 }
 
-func TestDataKeyRoundTrip(t *testing.T) {
+// inModes runs a test in each mode, on a KMS of its own.
+func inModes(t *testing.T, test func(t *testing.T, k *kms.KMS, mode envelope.Mode)) {
+	for _, mode := range []envelope.Mode{envelope.Direct, envelope.Branch} {
+		t.Run(mode.String(), func(t *testing.T) {
+			cfg := config(newClock())
+			cfg.Mode = mode
+			test(t, open(t, cfg, memory.New()), mode)
+		})
+	}
+}
+
+func TestDataKeyRoundTrip(t *testing.T) { inModes(t, testDataKeyRoundTrip) }
+
+func testDataKeyRoundTrip(t *testing.T, k *kms.KMS, mode envelope.Mode) {
 	ctx := t.Context()
-	k := open(t, config(newClock()), memory.New())
+	size := map[envelope.Mode]int{envelope.Direct: 84, envelope.Branch: 146}[mode]
 	info, err := k.CreateKey(ctx, "app-1", "someone")
 	ok(t, err)
 	if info.Name != "app-1" || info.Version != 1 || info.State != kms.Enabled || info.CreatedBy != "someone" || info.Created.IsZero() || info.Imported {
@@ -67,10 +80,10 @@ func TestDataKeyRoundTrip(t *testing.T) {
 	for _, additionalData := range [][]byte{nil, []byte("{}"), bytes.Repeat([]byte{7}, 100_000)} {
 		dek, ciphertext, use, err := k.GenerateDataKey(ctx, "app-1", additionalData)
 		ok(t, err)
-		if len(dek) != kms.DataKeySize || len(ciphertext) != 84 {
+		if len(dek) != kms.DataKeySize || len(ciphertext) != size {
 			t.Errorf("DEK of %d bytes, ciphertext of %d", len(dek), len(ciphertext))
 		}
-		if use != (kms.Use{KeyID: info.ID, Version: 1, Mode: envelope.Direct}) {
+		if use != (kms.Use{KeyID: info.ID, Version: 1, Mode: mode}) {
 			t.Errorf("use is %+v", use)
 		}
 		got, use, err := k.Decrypt(ctx, "app-1", ciphertext, additionalData)
@@ -83,16 +96,17 @@ func TestDataKeyRoundTrip(t *testing.T) {
 	}
 }
 
-func TestEncryptTakesEverySize(t *testing.T) {
+func TestEncryptTakesEverySize(t *testing.T) { inModes(t, testEncryptTakesEverySize) }
+
+func testEncryptTakesEverySize(t *testing.T, k *kms.KMS, mode envelope.Mode) {
 	ctx := t.Context()
-	k := open(t, config(newClock()), memory.New())
 	_, err := k.CreateKey(ctx, "app-1", "")
 	ok(t, err)
 	for _, n := range []int{0, 1, 16, 32, 4095, 4096, 4097, 65536, 750_000} {
 		plaintext := bytes.Repeat([]byte{1}, n)
 		c, use, err := k.Encrypt(ctx, "app-1", plaintext, []byte("ctx"))
 		ok(t, err)
-		if use.Mode != envelope.Direct {
+		if use.Mode != mode {
 			t.Errorf("%d bytes: mode %v", n, use.Mode)
 		}
 		got, _, err := k.Decrypt(ctx, "app-1", c, []byte("ctx"))
@@ -105,9 +119,10 @@ func TestEncryptTakesEverySize(t *testing.T) {
 	}
 }
 
-func TestCR08_CiphertextsAreBoundToKeyAndContext(t *testing.T) {
+func TestCR08_CiphertextsAreBoundToKeyAndContext(t *testing.T) { inModes(t, testCR08) }
+
+func testCR08(t *testing.T, k *kms.KMS, _ envelope.Mode) {
 	ctx := t.Context()
-	k := open(t, config(newClock()), memory.New())
 	for _, name := range []string{"a", "b"} {
 		_, err := k.CreateKey(ctx, name, "")
 		ok(t, err)
@@ -123,9 +138,10 @@ func TestCR08_CiphertextsAreBoundToKeyAndContext(t *testing.T) {
 	}
 }
 
-func TestCR09_ChangedCiphertextsAreRefused(t *testing.T) {
+func TestCR09_ChangedCiphertextsAreRefused(t *testing.T) { inModes(t, testCR09) }
+
+func testCR09(t *testing.T, k *kms.KMS, _ envelope.Mode) {
 	ctx := t.Context()
-	k := open(t, config(newClock()), memory.New())
 	_, err := k.CreateKey(ctx, "a", "")
 	ok(t, err)
 	_, c, _, err := k.GenerateDataKey(ctx, "a", nil)

@@ -52,6 +52,11 @@ type record struct {
 	MACHandle   []byte
 	KESHandle   []byte
 	Versions    []version
+
+	// sealer and budget are not stored: they are this node's, of the newest
+	// version.
+	sealer *sealer
+	budget *budget
 }
 
 // A version is one generation of the master key. Old ones only decrypt.

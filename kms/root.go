@@ -51,6 +51,7 @@ const (
 	MaxRootPlaintext = 4096 // bytes that Root.Encrypt takes
 	MaxRootAD        = 1024 // bytes of additional data that Root.Encrypt takes
 	MaxHandleSize    = 4096 // bytes of a handle
+	MaxRandom        = 64   // bytes that Root.Random fills
 )
 
 // A Root keeps master keys where the gateway cannot read them. Its keys are
@@ -81,6 +82,8 @@ type Root interface {
 	// means the root's record key, which authenticates key records and is the
 	// same on every node of a cluster.
 	MAC(ctx context.Context, handle, message []byte) ([MACSize]byte, error)
+	// Random fills b, at most MaxRandom bytes, from the root's own random source.
+	Random(ctx context.Context, b []byte) error
 	// DestroyKey destroys the handle's key for good, as far as the root can:
 	// nil also if it is gone already or the handle was the only place that
 	// held it.
@@ -106,6 +109,9 @@ var (
 	// ErrCiphertext says that a ciphertext is not authentic: made under another
 	// key or additional data, changed, or no ciphertext at all.
 	ErrCiphertext = errors.New("kms: ciphertext is not authentic")
+	// ErrExhausted says that the newest version of a key has encrypted as often
+	// as it ever may (MaxOperations). It still decrypts.
+	ErrExhausted = errors.New("kms: key version has reached its limit of operations")
 	// ErrNoMAC says that the key has no MAC key.
 	ErrNoMAC = errors.New("kms: key does not support HMAC")
 	// ErrKeySize says that an imported key is not KeySize bytes.

@@ -1,6 +1,9 @@
 package kms
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats counts what a KMS has done since it was made.
 type Stats struct {
@@ -11,10 +14,18 @@ type Stats struct {
 	CorruptRecords uint64 // key records that were not what was stored: each is an alarm
 	StoreErrors    uint64 // reads that the store could not answer
 	RootErrors     uint64 // calls that the root could not answer
+
+	BranchesMade uint64        // branch keys made to seal with: each cost the root two calls
+	BranchHits   uint64        // branch keys answered from memory
+	BranchMisses uint64        // branch keys asked of the root
+	Branches     int           // branch keys in memory now
+	OutageUses   uint64        // uses of a branch key past its life, because the root was out
+	Outage       time.Duration // for how long the root has been out, 0: it is not
 }
 
 type counters struct {
 	recordHits, recordMisses, recordsOffline, corruptRecords, storeErrors, rootErrors atomic.Uint64
+	branchesMade, branchHits, branchMisses, outageUses                                atomic.Uint64
 }
 
 // Stats returns the counters as they are now.
@@ -27,5 +38,11 @@ func (k *KMS) Stats() Stats {
 		CorruptRecords: k.stats.corruptRecords.Load(),
 		StoreErrors:    k.stats.storeErrors.Load(),
 		RootErrors:     k.stats.rootErrors.Load(),
+		BranchesMade:   k.stats.branchesMade.Load(),
+		BranchHits:     k.stats.branchHits.Load(),
+		BranchMisses:   k.stats.branchMisses.Load(),
+		Branches:       k.opened.size(),
+		OutageUses:     k.stats.outageUses.Load(),
+		Outage:         k.outageFor(),
 	}
 }

@@ -21,10 +21,13 @@ const (
 	DescribeKey
 	ListKeys
 	DeleteKey
+	SetKeyMode
 	GenerateDataKey
 	Encrypt
 	Decrypt
 	BulkDecrypt
+	BatchGenerate
+	BatchDecrypt
 	MAC
 	DescribePolicy
 	ReadPolicy
@@ -62,10 +65,13 @@ var actions = [numActions]struct {
 	DescribeKey:      {"key:describe", "/v1/key/describe/", named},
 	ListKeys:         {"key:list", "/v1/key/list/", prefix},
 	DeleteKey:        {"key:delete", "/v1/key/delete/", named},
+	SetKeyMode:       {"key:mode", "/v1/key/mode/", named},
 	GenerateDataKey:  {"key:generate", "/v1/key/generate/", named},
 	Encrypt:          {"key:encrypt", "/v1/key/encrypt/", named},
 	Decrypt:          {"key:decrypt", "/v1/key/decrypt/", named},
 	BulkDecrypt:      {"key:bulk-decrypt", "/v1/key/bulk/decrypt/", named},
+	BatchGenerate:    {"key:batch-generate", "/v1/key/batch/generate/", named},
+	BatchDecrypt:     {"key:batch-decrypt", "/v1/key/batch/decrypt/", named},
 	MAC:              {"key:hmac", "/v1/key/hmac/", named},
 	DescribePolicy:   {"policy:describe", "/v1/policy/describe/", named},
 	ReadPolicy:       {"policy:read", "/v1/policy/read/", named},

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/keystore/fs"
@@ -28,6 +29,8 @@ type file struct {
 	Audit    audit.Config                   `yaml:"audit"`
 	Cache    cacheSection                   `yaml:"cache"`
 	Deletion deletionSection                `yaml:"deletion"`
+	Mode     string                         `yaml:"mode"`
+	Branch   branchSection                  `yaml:"branch"`
 	KeyStore keyStoreSection                `yaml:"keystore"`
 	Root     rootSection                    `yaml:"root"`
 }
@@ -64,6 +67,14 @@ type cacheSection struct {
 	Expiry  time.Duration `yaml:"expiry"`
 	Keys    int           `yaml:"keys"`
 	Offline time.Duration `yaml:"offline"`
+}
+
+type branchSection struct {
+	Lifetime       time.Duration  `yaml:"lifetime"`
+	Uses           int64          `yaml:"uses"`
+	OpenedLifetime time.Duration  `yaml:"opened_lifetime"`
+	Opened         int            `yaml:"opened"`
+	Outage         *time.Duration `yaml:"outage"`
 }
 
 type deletionSection struct {
@@ -110,6 +121,8 @@ type configuration struct {
 	logLevel slog.Level
 	auditOff bool
 	window   time.Duration // as kms.Config wants it
+	mode     envelope.Mode
+	outage   time.Duration // as kms.Config wants it
 }
 
 // load reads the configuration file and has checks look at it. It connects to
@@ -130,6 +143,12 @@ func (c *configuration) kms(logger *slog.Logger) kms.Config {
 		RecordTTL:      c.Cache.Expiry,
 		MaxRecords:     c.Cache.Keys,
 		Offline:        c.Cache.Offline,
+		Mode:           c.mode,
+		BranchLifetime: c.Branch.Lifetime,
+		BranchUses:     c.Branch.Uses,
+		OpenedLifetime: c.Branch.OpenedLifetime,
+		MaxOpened:      c.Branch.Opened,
+		Outage:         c.outage,
 		Logger:         logger,
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/kms"
@@ -28,6 +30,7 @@ var everything = []sectionCheck{
 	(*configuration).checkKeys,
 	(*configuration).checkLogs,
 	(*configuration).checkKMS,
+	(*configuration).checkBranch,
 	(*configuration).checkKeyStore,
 	(*configuration).checkRoot,
 }
@@ -210,6 +213,42 @@ func (c *configuration) checkKMS(y *yamlFile) {
 		c.window = -1
 	default:
 		c.window = *w
+	}
+}
+
+// checkBranch looks at mode and at the section branch.
+func (c *configuration) checkBranch(y *yamlFile) {
+	c.mode = envelope.Branch
+	if c.Mode != "" {
+		var err error
+		if c.mode, err = envelope.ParseMode(c.Mode); err != nil {
+			y.failAt(at("mode"), "mode is neither branch nor direct")
+		}
+	}
+	b := c.Branch
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"lifetime", b.Lifetime}, {"opened_lifetime", b.OpenedLifetime}} {
+		if there := slices.Contains(y.keys("branch"), d.name); there && (d.value <= 0 || d.value > kms.MaxBranchLifetime) {
+			y.failAt(at("branch", d.name), "branch.%s is not more than 0 and at most %v", d.name, kms.MaxBranchLifetime)
+		}
+	}
+	if slices.Contains(y.keys("branch"), "uses") && (b.Uses < 1 || b.Uses > kms.MaxBranchUses) {
+		y.failAt(at("branch", "uses"), "branch.uses is not from 1 to %d", int64(kms.MaxBranchUses))
+	}
+	if slices.Contains(y.keys("branch"), "opened") && b.Opened < 1 {
+		y.failAt(at("branch", "opened"), "branch.opened is less than 1")
+	}
+	switch o := b.Outage; {
+	case o == nil:
+		c.outage = kms.DefaultOutage
+	case *o < 0 || *o > kms.MaxBranchLifetime:
+		y.failAt(at("branch", "outage"), "branch.outage is not from 0 to %v", kms.MaxBranchLifetime)
+	case *o == 0:
+		c.outage = -1
+	default:
+		c.outage = *o
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/policy"
 )
@@ -72,7 +73,9 @@ func TestExampleIsAConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := c.kms(nil), (kms.Config{Cluster: c.cluster, DeletionWindow: kms.DefaultDeletionWindow, RecordTTL: kms.DefaultRecordTTL, MaxRecords: kms.DefaultMaxRecords}); !reflect.DeepEqual(got, want) {
+	if got, want := c.kms(nil), (kms.Config{Cluster: c.cluster, DeletionWindow: kms.DefaultDeletionWindow, RecordTTL: kms.DefaultRecordTTL, MaxRecords: kms.DefaultMaxRecords,
+		Mode: envelope.Branch, BranchLifetime: kms.DefaultBranchLifetime, BranchUses: kms.DefaultBranchUses,
+		OpenedLifetime: kms.DefaultBranchLifetime, MaxOpened: kms.DefaultMaxOpened, Outage: kms.DefaultOutage}); !reflect.DeepEqual(got, want) {
 		t.Errorf("the example sets %+v, the defaults are %+v", got, want)
 	}
 	if err := c.Root.PKCS11.Check(); err != nil {

@@ -9,21 +9,46 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keygate/keygate/client"
+	"github.com/keygate/keygate/kms"
 )
 
 func newKeyCommand() *cobra.Command {
 	return group("key", "Create, use and delete master keys",
-		newKeyCreateCommand(), newKeyImportCommand(), newKeyInfoCommand(), newKeyListCommand(), newKeyRemoveCommand(),
+		newKeyCreateCommand(), newKeyImportCommand(), newKeyModeCommand(), newKeyInfoCommand(), newKeyListCommand(), newKeyRemoveCommand(),
 		newKeyDEKCommand(), newKeyEncryptCommand(), newKeyDecryptCommand(), newKeyHMACCommand())
 }
 
 func newKeyCreateCommand() *cobra.Command {
-	return remote(&cobra.Command{
+	var mode string
+	cmd := remote(&cobra.Command{
 		Use:   "create NAME...",
 		Short: "Create keys inside the root of trust",
 		Args:  cobra.MinimumNArgs(1),
 	}, nil, func(s *session, args []string) error {
-		return s.each("created", args, s.client.CreateKey)
+		if mode == "" {
+			return s.each("created", args, s.client.CreateKey)
+		}
+		return s.each("created", args, func(ctx context.Context, name string) error {
+			return s.client.CreateKeyWithMode(ctx, name, mode)
+		})
+	})
+	cmd.Flags().StringVar(&mode, "mode", "", "how data keys are made: direct, branch, or default, which is the gateway's `MODE`")
+	return cmd
+}
+
+func newKeyModeCommand() *cobra.Command {
+	return remote(&cobra.Command{
+		Use:   "mode NAME MODE",
+		Short: "Change how data keys are made of a key",
+		Long: `Change how data keys are made of a key. MODE is direct: each is made with a call of
+the root of trust; branch: they are made in memory, under a branch key that the root
+wraps now and then; or default: as the gateway's configuration says. What was made
+before opens as it did.`,
+		Args: cobra.ExactArgs(2),
+	}, (*client.Client).ListKeys, func(s *session, args []string) error {
+		return s.each("changed", args[:1], func(ctx context.Context, name string) error {
+			return s.client.SetKeyMode(ctx, name, args[1])
+		})
 	})
 }
 
@@ -107,6 +132,7 @@ func newKeyInfoCommand() *cobra.Command {
 			}
 			fmt.Fprintf(w, "version:\t%d\n", k.Version)
 			fmt.Fprintf(w, "mode:\t%s\n", k.Mode)
+			fmt.Fprintf(w, "operations:\t%d of %d reserved\n", k.Operations, uint64(kms.MaxOperations))
 			fmt.Fprintf(w, "algorithm:\t%s\n", k.Algorithm)
 			fmt.Fprintf(w, "imported:\t%t\n", k.Imported)
 			fmt.Fprintf(w, "created:\t%s\n", k.CreatedAt.Format(time.RFC3339))

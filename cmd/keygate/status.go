@@ -40,7 +40,7 @@ func (s *session) status() error {
 		fmt.Fprintf(w, "up:\t%s\n", time.Duration(st.UpTime)*time.Second)
 		fmt.Fprintf(w, "memory:\t%.1f MiB heap, %.1f MiB stack\n", mebibytes(st.HeapMemUsed), mebibytes(st.StackMemUsed))
 		fmt.Fprintf(w, "key store:\t%s\n", keyStoreState(st))
-		fmt.Fprintf(w, "root of trust:\t%s\n", state(st.RootUnavailable))
+		fmt.Fprintf(w, "root of trust:\t%s\n", rootState(st))
 	})
 	if err != nil {
 		return err
@@ -54,6 +54,13 @@ func keyStoreState(st *api.StatusResponse) string {
 		return state(down) + ", answered in " + roundDuration(time.Duration(st.KeyStoreLatency))
 	}
 	return state(down)
+}
+
+func rootState(st *api.StatusResponse) string {
+	if st.RootOutage > 0 {
+		return state(st.RootUnavailable) + ", operations have failed for " + (time.Duration(st.RootOutage) * time.Second).String()
+	}
+	return state(st.RootUnavailable)
 }
 
 func state(down bool) string {

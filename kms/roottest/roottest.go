@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) kms.Root) {
 		{"arguments are neither changed nor kept", argumentsStay},
 		{"a context that has ended ends the call", ended},
 		{"destroy: twice is nil", destroy},
+		{"random: all of it, and never the same", randomSource},
 		{"status: a root that works says so", status},
 		{"32 goroutines at once", concurrent},
 	} {

@@ -1,0 +1,253 @@
+package kms
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate/keygate/envelope"
+)
+
+// A branch is a branch key in memory: one that this node seals with, or one of
+// another node or day that was opened. It is only the expanded key; the bytes
+// are wiped when it is made.
+type branch struct {
+	header  envelope.Header
+	wrapped []byte
+	aead    cipher.AEAD
+	born    int64        // in nanoseconds since 1970
+	until   int64        // the end of its life, likewise
+	left    atomic.Int64 // DEKs that it may still seal; of no meaning for an opened one
+	used    atomic.Int64 // when it last opened something, likewise; coarse
+}
+
+// A sealer holds the branch key that new DEKs of one key version are sealed
+// with.
+type sealer struct {
+	current atomic.Pointer[branch]
+	making  atomic.Bool // the next one is being made, off the hot path
+}
+
+// renewAt is the part of its life, in percent, after which the next branch key
+// is made ahead.
+const renewAt = 80
+
+// fresh reports whether b may seal n more DEKs, which are then counted.
+func (b *branch) fresh(now int64, n int64) bool {
+	return b != nil && now < b.until && b.left.Add(-n) >= 0
+}
+
+// aging reports whether it is time to make the next one.
+func (b *branch) aging(now, uses int64) bool {
+	return (now-b.born)/renewAt*100 >= b.until-b.born || b.left.Load() < uses*(100-renewAt)/100
+}
+
+// sealing returns a branch key that may seal n more DEKs, at most
+// Config.BranchUses, under the newest version of r. outage says that it is past
+// its life.
+func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outage bool, err error) {
+	s := r.sealer
+	b = s.current.Load()
+	now := k.cfg.Now().UnixNano()
+	if b.fresh(now, n) {
+		if b.aging(now, k.cfg.BranchUses) && s.making.CompareAndSwap(false, true) {
+			go k.makeAhead(ctx, r)
+		}
+		return b, false, nil
+	}
+	next, err := k.awaitBranch(ctx, r, b)
+	if err != nil {
+		return k.sealInOutage(b, n, err)
+	}
+	if next.fresh(now, n) {
+		return next, false, nil
+	}
+	// Others that waited with this call have used it up.
+	if err := ctx.Err(); err != nil {
+		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, err)
+	}
+	return k.sealing(ctx, r, n)
+}
+
+// awaitBranch waits for a branch key in the place of old. One is made, however
+// many wait, and each waits only as long as its own context allows.
+func (k *KMS) awaitBranch(ctx context.Context, r *record, old *branch) (*branch, error) {
+	key := fmt.Sprintf("branch %v %d", r.ID, r.newest().Number)
+	return share(ctx, k, key, "a branch key", func(ctx context.Context) (*branch, error) {
+		if b := r.sealer.current.Load(); b != nil && b != old {
+			return b, nil
+		}
+		return k.makeBranch(ctx, r)
+	})
+}
+
+func (k *KMS) makeAhead(ctx context.Context, r *record) {
+	defer r.sealer.making.Store(false)
+	_, err := func() (_ *branch, err error) {
+		defer recovered(&err)
+		return k.makeBranch(context.WithoutCancel(ctx), r)
+	}()
+	if err != nil {
+		k.cfg.Logger.Warn("kms: the next branch key could not be made ahead; it will be tried again", "key", r.Name, "error", err)
+		// Not at once again: while the root is down each try costs a time-out.
+		time.Sleep(time.Second)
+	}
+}
+
+// makeBranch makes a branch key and puts it in the place of the current one.
+func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
+	if err := k.spend(ctx, r, 1); err != nil {
+		return nil, err
+	}
+	v := r.newest()
+	h := envelope.Header{Mode: envelope.Branch, KeyID: r.ID, Version: v.Number}
+	key, err := k.branchBytes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	epoch := k.opened.epoch.Load()
+	wrapped, err := k.rootEncrypt(ctx, v.Handle, key, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	if err != nil {
+		return nil, err
+	}
+	b, err := k.newBranch(h, wrapped, key, k.cfg.BranchLifetime)
+	if err != nil {
+		return nil, err
+	}
+	b.left.Store(k.cfg.BranchUses)
+	r.sealer.current.Store(b)
+	k.keep(b, epoch)
+	time.AfterFunc(k.cfg.BranchLifetime+k.cfg.Outage, func() { r.sealer.current.CompareAndSwap(b, nil) })
+	k.stats.branchesMade.Add(1)
+	return b, nil
+}
+
+// branchBytes returns KeySize random bytes, of the root's and the system's
+// source together, so that one of the two may be bad. The caller wipes them.
+func (k *KMS) branchBytes(ctx context.Context) ([]byte, error) {
+	theirs := make([]byte, KeySize)
+	defer clear(theirs)
+	if err := k.root.Random(ctx, theirs); err != nil {
+		return nil, k.rootError(err)
+	}
+	if constant(theirs) {
+		k.stats.rootErrors.Add(1)
+		return nil, fmt.Errorf("%w: the root's random source returns a constant", ErrUnavailable)
+	}
+	ours := make([]byte, KeySize)
+	defer clear(ours)
+	rand.Read(ours)
+	// HMAC as a randomness extractor: NIST SP 800-56C rev. 2, 4.
+	h := hmac.New(sha256.New, ours)
+	h.Write(theirs)
+	return h.Sum(nil), nil
+}
+
+// constant reports whether all bytes are the same: what a source returns that
+// has failed without saying so (the chance of a good one is 2^-248).
+func constant(b []byte) bool {
+	for _, c := range b {
+		if c != b[0] {
+			return false
+		}
+	}
+	return true
+}
+
+func (k *KMS) newBranch(h envelope.Header, wrapped, key []byte, lifetime time.Duration) (b *branch, err error) {
+	now := k.cfg.Now().UnixNano()
+	b = &branch{header: h, wrapped: wrapped, born: now, until: now + int64(lifetime)}
+	erasing(func() { b.aead, err = envelope.NewBranchAEAD((*[KeySize]byte)(key)) })
+	return b, err
+}
+
+// sealInOutage returns b, past its life, if the root cannot be used and has not
+// been for less than the outage window.
+func (k *KMS) sealInOutage(b *branch, n int64, err error) (*branch, bool, error) {
+	if b != nil && k.inOutage(err) && b.left.Add(-n) >= 0 {
+		k.stats.outageUses.Add(1)
+		return b, true, nil
+	}
+	return nil, false, err
+}
+
+// inOutage reports whether err says that the root is out, and the outage began
+// less than Config.Outage ago.
+func (k *KMS) inOutage(err error) bool {
+	since := k.outage.Load()
+	return errors.Is(err, ErrUnavailable) && since != 0 && k.cfg.Now().UnixNano()-since < int64(k.cfg.Outage)
+}
+
+// opening returns the branch key that a ciphertext carries, from memory or, once
+// however many wait for it, from the root.
+//
+// In direct mode each operation is to be one of the root's, so that nothing is
+// kept or taken from memory. outage says that the branch key is past its life.
+func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
+	if k.mode(r) == envelope.Direct {
+		b, err = k.openWrapped(ctx, h, v, wrapped, 0)
+		return b, false, err
+	}
+	now := k.cfg.Now().UnixNano()
+	b = k.opened.get(h, wrapped)
+	if b != nil && now < b.until {
+		k.stats.branchHits.Add(1)
+		b.touch(now)
+		return b, false, nil
+	}
+	k.stats.branchMisses.Add(1)
+	own := string(wrapped)
+	opened, err := share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
+		epoch := k.opened.epoch.Load()
+		b, err := k.openWrapped(ctx, h, v, []byte(own), k.cfg.OpenedLifetime)
+		if err == nil {
+			k.keep(b, epoch)
+		}
+		return b, err
+	})
+	if err != nil && b != nil && ctx.Err() == nil && k.inOutage(err) {
+		k.stats.outageUses.Add(1)
+		return b, true, nil
+	}
+	return opened, false, err
+}
+
+func (k *KMS) openWrapped(ctx context.Context, h envelope.Header, v version, wrapped []byte, lifetime time.Duration) (*branch, error) {
+	key, err := k.rootDecrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	if len(key) != KeySize {
+		return nil, fmt.Errorf("%w: branch key of %d bytes", ErrCiphertext, len(key))
+	}
+	return k.newBranch(h, wrapped, key, lifetime)
+}
+
+// keep puts b into the cache of opened branch keys, until its life, and the
+// time that it may serve on in an outage, is over.
+func (k *KMS) keep(b *branch, epoch uint64) {
+	k.opened.put(b, epoch, k.cfg.MaxOpened)
+	time.AfterFunc(time.Duration(b.until-b.born)+k.cfg.Outage, func() { k.opened.remove(b) })
+}
+
+// seal returns the ciphertext of plaintext under b.
+func (b *branch) seal(cluster ClusterID, plaintext, additionalData []byte) []byte {
+	size := envelope.BranchSize(len(b.wrapped), len(plaintext))
+	return envelope.AppendBranch(make([]byte, 0, size), b.header, cluster, b.wrapped, b.aead, plaintext, additionalData)
+}
+
+// touch remembers that b was used, to the second: a store for each request would
+// have all cores write one place.
+func (b *branch) touch(now int64) {
+	if now-b.used.Load() > int64(time.Second) {
+		b.used.Store(now)
+	}
+}

@@ -1,0 +1,370 @@
+package kms_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate/keygate/envelope"
+	"github.com/keygate/keygate/hsm/hsmtest"
+	"github.com/keygate/keygate/keystore/memory"
+	"github.com/keygate/keygate/kms"
+)
+
+// A watched root counts the calls of a real one and can be told to fail.
+type watched struct {
+	kms.Root
+	encrypts, decrypts, randoms atomic.Int64
+	fail                        atomic.Bool
+	delay                       atomic.Int64 // of Decrypt
+	random                      func(b []byte) error
+}
+
+var errOut = fmt.Errorf("test: the root is out: %w", kms.ErrUnavailable)
+
+func (w *watched) Encrypt(ctx context.Context, handle, plaintext, ad []byte) ([]byte, error) {
+	w.encrypts.Add(1)
+	if w.fail.Load() {
+		return nil, errOut
+	}
+	return w.Root.Encrypt(ctx, handle, plaintext, ad)
+}
+
+func (w *watched) Decrypt(ctx context.Context, handle, ciphertext, ad []byte) ([]byte, error) {
+	w.decrypts.Add(1)
+	time.Sleep(time.Duration(w.delay.Load()))
+	if w.fail.Load() {
+		return nil, errOut
+	}
+	return w.Root.Decrypt(ctx, handle, ciphertext, ad)
+}
+
+func (w *watched) Random(ctx context.Context, b []byte) error {
+	w.randoms.Add(1)
+	switch {
+	case w.fail.Load():
+		return errOut
+	case w.random != nil:
+		return w.random(b)
+	}
+	return w.Root.Random(ctx, b)
+}
+
+// A branchNode is a KMS in branch mode with one key, "a".
+type branchNode struct {
+	*kms.KMS
+	root  *watched
+	clock *clock
+	cfg   kms.Config
+	store *memory.Store
+}
+
+func newBranchNode(t *testing.T, change func(*kms.Config)) *branchNode {
+	n := &branchNode{root: &watched{Root: hsmtest.Root(t)}, clock: newClock(), store: memory.New()}
+	n.cfg = config(n.clock)
+	n.cfg.RecordTTL = 24 * time.Hour
+	if change != nil {
+		change(&n.cfg)
+	}
+	n.KMS = n.another(t)
+	_, err := n.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	return n
+}
+
+// another is another node on the same root and store.
+func (n *branchNode) another(t *testing.T) *kms.KMS {
+	t.Helper()
+	k, err := kms.New(n.cfg, n.root, n.store)
+	ok(t, err)
+	return k
+}
+
+func (n *branchNode) generate(t *testing.T) (dek, ciphertext []byte) {
+	t.Helper()
+	dek, ciphertext, use, err := n.GenerateDataKey(t.Context(), "a", []byte("ctx"))
+	ok(t, err)
+	if use.Mode != envelope.Branch {
+		t.Fatalf("mode is %v", use.Mode)
+	}
+	return dek, ciphertext
+}
+
+func opens(t *testing.T, k *kms.KMS, dek, ciphertext []byte) {
+	t.Helper()
+	got, _, err := k.Decrypt(t.Context(), "a", ciphertext, []byte("ctx"))
+	ok(t, err)
+	if !bytes.Equal(got, dek) {
+		t.Fatal("decrypts to something else")
+	}
+}
+
+func TestABranchKeyCostsTheRootTwoCalls(t *testing.T) {
+	n := newBranchNode(t, nil)
+	n.root.encrypts.Store(0)
+	n.root.decrypts.Store(0)
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for range 200 {
+				dek, ciphertext := n.generate(t)
+				opens(t, n.KMS, dek, ciphertext)
+			}
+		})
+	}
+	wg.Wait()
+	if e, d, r := n.root.encrypts.Load(), n.root.decrypts.Load(), n.root.randoms.Load(); e != 1 || d != 0 || r != 1 {
+		t.Errorf("6,400 DEKs and as many decryptions: %d encrypts, %d decrypts, %d randoms at the root", e, d, r)
+	}
+}
+
+func TestAnotherNodeOpensWithOneCallHoweverManyWait(t *testing.T) {
+	n := newBranchNode(t, nil)
+	dek, ciphertext := n.generate(t)
+	other := n.another(t)
+	n.root.decrypts.Store(0)
+	n.root.delay.Store(int64(50 * time.Millisecond))
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() { opens(t, other, dek, ciphertext) })
+	}
+	wg.Wait()
+	opens(t, other, dek, ciphertext)
+	if got := n.root.decrypts.Load(); got != 1 {
+		t.Errorf("%d calls of the root", got)
+	}
+}
+
+func TestABadWrappedKeyIsABadCiphertext(t *testing.T) {
+	n := newBranchNode(t, nil)
+	_, ciphertext := n.generate(t)
+	other := n.another(t)
+	for i := envelope.HeaderSize; i < len(ciphertext); i++ {
+		changed := bytes.Clone(ciphertext)
+		changed[i] ^= 1
+		if _, _, err := other.Decrypt(t.Context(), "a", changed, []byte("ctx")); !errors.Is(err, kms.ErrCiphertext) {
+			t.Fatalf("byte %d: %v", i, err)
+		}
+	}
+}
+
+func TestBranchKeysAreReplacedByTimeAndByUses(t *testing.T) {
+	wrappedOf := func(c []byte) string {
+		_, body, err := envelope.Parse(c)
+		ok(t, err)
+		w, _, err := envelope.ParseBranch(body)
+		ok(t, err)
+		return string(w)
+	}
+	t.Run("time", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		_, first := n.generate(t)
+		n.clock.advance(kms.DefaultBranchLifetime)
+		_, second := n.generate(t)
+		if wrappedOf(first) == wrappedOf(second) {
+			t.Error("a branch key outlived its time")
+		}
+	})
+	t.Run("uses", func(t *testing.T) {
+		n := newBranchNode(t, func(c *kms.Config) { c.BranchUses = 100 })
+		uses := make(map[string]int)
+		for range 1000 {
+			_, c := n.generate(t)
+			uses[wrappedOf(c)]++
+		}
+		for _, u := range uses {
+			if u > 100 {
+				t.Errorf("a branch key sealed %d DEKs", u)
+			}
+		}
+	})
+	t.Run("ahead", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		_, first := n.generate(t)
+		n.clock.advance(kms.DefaultBranchLifetime * 9 / 10)
+		_, now := n.generate(t)
+		if wrappedOf(first) != wrappedOf(now) {
+			t.Error("a request waited for the next branch key")
+		}
+		deadline := time.Now().Add(5 * time.Second)
+		for {
+			if _, c := n.generate(t); wrappedOf(c) != wrappedOf(first) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no branch key was made ahead")
+			}
+		}
+	})
+}
+
+func TestDeletePurgesBranchKeys(t *testing.T) {
+	n := newBranchNode(t, nil)
+	n.generate(t)
+	if got := n.Stats().Branches; got != 1 {
+		t.Fatalf("%d branch keys in memory", got)
+	}
+	_, err := n.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	if got := n.Stats().Branches; got != 0 {
+		t.Errorf("%d branch keys in memory after the key was deleted", got)
+	}
+}
+
+func TestOpenedBranchKeysAreBoundedAndExpire(t *testing.T) {
+	n := newBranchNode(t, func(c *kms.Config) { c.BranchUses, c.MaxOpened = 1, 64 })
+	var deks, ciphertexts [][]byte
+	for range 300 {
+		dek, c := n.generate(t)
+		deks, ciphertexts = append(deks, dek), append(ciphertexts, c)
+	}
+	other := n.another(t)
+	for i := range deks {
+		opens(t, other, deks[i], ciphertexts[i])
+	}
+	if got := other.Stats().Branches; got > 64 {
+		t.Errorf("%d branch keys in memory, not at most 64", got)
+	}
+	last := len(deks) - 1
+	before := n.root.decrypts.Load()
+	opens(t, other, deks[last], ciphertexts[last])
+	if n.root.decrypts.Load() != before {
+		t.Error("the newest was not kept")
+	}
+	n.clock.advance(kms.DefaultBranchLifetime)
+	opens(t, other, deks[last], ciphertexts[last])
+	if n.root.decrypts.Load() != before+1 {
+		t.Error("an opened branch key outlived its time")
+	}
+}
+
+func TestOutage(t *testing.T) {
+	t.Run("goes on for the window, counted from its beginning", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		dek, ciphertext := n.generate(t)
+		n.root.fail.Store(true)
+		n.clock.advance(kms.DefaultBranchLifetime)
+		n.generate(t)
+		opens(t, n.KMS, dek, ciphertext)
+		if n.Stats().OutageUses == 0 {
+			t.Error("no use in the outage was counted")
+		}
+		n.clock.advance(kms.DefaultOutage - time.Second)
+		n.generate(t)
+		opens(t, n.KMS, dek, ciphertext)
+		n.clock.advance(2 * time.Second)
+		_, _, _, err := n.GenerateDataKey(t.Context(), "a", nil)
+		is(t, err, kms.ErrUnavailable)
+		_, _, err = n.Decrypt(t.Context(), "a", ciphertext, []byte("ctx"))
+		is(t, err, kms.ErrUnavailable)
+
+		n.root.fail.Store(false)
+		n.generate(t)
+		opens(t, n.KMS, dek, ciphertext)
+		if out := n.Stats().Outage; out != 0 {
+			t.Errorf("still out, for %v", out)
+		}
+	})
+	t.Run("forbidden", func(t *testing.T) {
+		n := newBranchNode(t, func(c *kms.Config) { c.Outage = -1 })
+		n.generate(t)
+		n.root.fail.Store(true)
+		n.clock.advance(kms.DefaultBranchLifetime)
+		_, _, _, err := n.GenerateDataKey(t.Context(), "a", nil)
+		is(t, err, kms.ErrUnavailable)
+	})
+	t.Run("a branch key in its life needs no root", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		n.generate(t)
+		n.root.fail.Store(true)
+		n.generate(t)
+	})
+}
+
+func TestCR18_ARandomSourceThatFailsMakesNoKey(t *testing.T) {
+	for name, random := range map[string]func([]byte) error{
+		"fails":    func([]byte) error { return errOut },
+		"constant": func(b []byte) error { clear(b); return nil },
+		"ones": func(b []byte) error {
+			for i := range b {
+				b[i] = 0xff
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newBranchNode(t, nil)
+			n.root.random = random
+			_, _, _, err := n.GenerateDataKey(t.Context(), "a", nil)
+			is(t, err, kms.ErrUnavailable)
+			if n.Stats().BranchesMade != 0 {
+				t.Error("a branch key was made")
+			}
+		})
+	}
+}
+
+func TestDirectModeKeepsNoKeyInMemory(t *testing.T) {
+	branch := newBranchNode(t, nil)
+	dek, ciphertext := branch.generate(t)
+	branch.cfg.Mode = envelope.Direct
+	direct := branch.another(t)
+	before := branch.root.decrypts.Load()
+	opens(t, direct, dek, ciphertext)
+	opens(t, direct, dek, ciphertext)
+	if got := branch.root.decrypts.Load() - before; got != 2 {
+		t.Errorf("2 decryptions were %d calls of the root", got)
+	}
+	if got := direct.Stats().Branches; got != 0 {
+		t.Errorf("%d branch keys in memory", got)
+	}
+}
+
+func TestCR03_NoncesDiffer(t *testing.T) {
+	n := newBranchNode(t, nil)
+	count := 10_000_000
+	if testing.Short() || raceEnabled {
+		count = 200_000
+	}
+	// 64-bit hashes of 12-byte nonces: a chance of 3e-6 that two of 10^7 meet.
+	seen := make(map[uint64]struct{}, count)
+	for range count {
+		_, c, _, err := n.GenerateDataKey(t.Context(), "a", nil)
+		ok(t, err)
+		nonce := c[len(c)-48-12:]
+		h := uint64(0)
+		for _, b := range nonce[:8] {
+			h = h<<8 | uint64(b)
+		}
+		h ^= uint64(nonce[8])<<32 | uint64(nonce[9])<<40 | uint64(nonce[10])<<48 | uint64(nonce[11])<<56
+		if _, twice := seen[h]; twice {
+			t.Fatal("a nonce came twice")
+		}
+		seen[h] = struct{}{}
+	}
+}
+
+func BenchmarkGenerateDataKey(b *testing.B) {
+	root := hsmtest.Root(b)
+	k, err := kms.New(kms.Config{Cluster: cluster, Logger: quiet()}, root, memory.New())
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := k.CreateKey(b.Context(), "a", ""); err != nil {
+		b.Fatal(err)
+	}
+	context := []byte(`{"bucket":"bucket/object"}`)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, _, _, err := k.GenerateDataKey(b.Context(), "a", context); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
