@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test lint fuzz vuln clean
+.PHONY: help build run demo test lint fuzz vuln bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ fuzz: ## run each fuzz target for FUZZTIME (default 10s)
 
 vuln: ## look for known vulnerabilities in what is used, in VULNDB or on the network
 	@VULNDB=$${VULNDB:-https://vuln.go.dev} scripts/test.sh vuln
+
+bench: ## measure against an echo server and a bare PKCS#11 loop (minutes); writes bench/results.md
+	@scripts/packages.sh run
+	@go run ./bench $(BENCHFLAGS)
 
 clean: ## remove what was built; the state of "make run" stays
 	rm -rf bin

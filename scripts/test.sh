@@ -23,6 +23,9 @@ lint() {
 		echo "not formatted:" "$unformatted" >&2
 		return 1
 	fi
+	say go mod tidy, go mod verify
+	$go mod tidy -diff
+	$go mod verify
 	say go vet
 	$go vet ./...
 	say staticcheck
@@ -52,7 +55,10 @@ fuzz() {
 }
 
 vuln() {
-	[ -n "${VULNDB:-}" ] || return 0
+	[ -n "${VULNDB:-}" ] || {
+		say known vulnerabilities: skipped, VULNDB names no database
+		return 0
+	}
 	say known vulnerabilities
 	case $VULNDB in *://*) ;; *) VULNDB=file://$(cd "$VULNDB" && pwd) ;; esac
 	$go run "$govulncheck" -db "$VULNDB" ./...

@@ -46,6 +46,16 @@ type tlsSection struct {
 	Auth     string                `yaml:"auth"`
 	CA       string                `yaml:"ca"`
 	Clients  gateway.ClientsConfig `yaml:"clients"`
+	Proxy    proxySection          `yaml:"proxy"`
+}
+
+// A proxySection is there because KES files have it. It has to be empty, or as
+// in the file that KES ships, to which KES itself pays no attention.
+type proxySection struct {
+	Identities []string `yaml:"identities"`
+	Header     struct {
+		Cert string `yaml:"cert"`
+	} `yaml:"header"`
 }
 
 type policySection struct {
@@ -98,7 +108,6 @@ const onlyFS = " is not supported: write keystore.fs.path; records tell nothing 
 // hints says what to write in the place of keys that KES has, and keygate has
 // not or has elsewhere.
 var hints = map[string]string{
-	"tls.proxy":         "tls.proxy is not supported: a proxy has to pass TLS connections on as they are",
 	"cache.expiry":      "cache.expiry is one duration, such as 5s, after which the key store is asked again; there is no any and no unused, as no master key is cached, and offline is cache.offline",
 	"keystore.vault":    "keystore.vault" + onlyFS,
 	"keystore.aws":      "keystore.aws" + onlyFS,

@@ -194,7 +194,7 @@ func TestConfigErrorsNameTheLine(t *testing.T) {
 		"key as cert":     {strings.Replace(base, "server.crt", "server.key", 1), `config.yaml:3: tls.cert: server.key: unexpected PEM block "PRIVATE KEY"`},
 		"auth":            {strings.Replace(base, "cert: server.crt", "cert: server.crt, auth: maybe", 1), "config.yaml:3: tls.auth is neither on nor off"},
 		"ca":              {strings.Replace(base, "cert: server.crt", "cert: server.crt, auth: on, ca: none", 1), "config.yaml:3: tls.ca: stat none: no such file"},
-		"proxy":           {"tls:\n  proxy:\n    identities: []\n", "config.yaml:2: tls.proxy is not supported"},
+		"proxy":           {"tls:\n  proxy:\n    identities: [" + testIdentity + "]\n", "config.yaml:3: tls.proxy.identities is not supported"},
 		"unknown route":   {base + "api:\n  /v1/redy: {skip_auth: true}\n", `config.yaml:7: api: "/v1/redy" is not the path of a route`},
 		"open decrypt":    {base + "api:\n  /v1/key/decrypt/: {skip_auth: true}\n", "config.yaml:7: api: /v1/key/decrypt/: skip_auth is not possible"},
 		"key name":        {base + "keys:\n- name: a\n- name: a b\n", `config.yaml:8: keys[1]: "a b" is no key name`},

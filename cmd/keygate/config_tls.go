@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // checkTLS reads the files of the tls section.
@@ -24,6 +25,9 @@ func (c *configuration) checkTLS(y *yamlFile) {
 		if err != nil {
 			y.failAt(at("tls", field), "tls.%s: %v", field, err)
 		}
+	}
+	if slices.ContainsFunc(c.TLS.Proxy.Identities, func(id string) bool { return id != "" }) {
+		y.failAt(at("tls", "proxy"), "tls.proxy.identities is not supported: a proxy has to pass TLS connections on as they are")
 	}
 	switch c.TLS.Auth {
 	case "", "off", "false":
