@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bufio"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -181,28 +182,82 @@ func TestBI12_ContextsOfEverySize(t *testing.T) {
 	w := newWorld(t)
 	c := w.client(w.app)
 	c.get("POST", "/v1/key/create/app-1", "", nil)
-	room := base64.StdEncoding.DecodedLen(api.MaxBody - len(`{"context":""}`)) // 749,988 bytes
-	for _, n := range []int{0, 1, 1000, 65_536, room} {
-		context := make([]byte, n)
-		for i := range context {
-			context[i] = byte(i * 7)
-		}
-		body := fmt.Sprintf(`{"context":"%s"}`, base64.StdEncoding.EncodeToString(context))
+	for _, n := range []int{0, 1, 1000, 65_536} {
+		context := bytesOf(n)
 		var dek api.GenerateKeyResponse
-		c.get("POST", "/v1/key/generate/app-1", body, &dek)
-		if n <= 65_536 {
-			c.get("POST", "/v1/key/decrypt/app-1", ciphertextBody(dek.Ciphertext, string(context)), nil)
-		}
+		c.get("POST", "/v1/key/generate/app-1", contextBody(context), &dek)
+		c.get("POST", "/v1/key/decrypt/app-1", ciphertextBody(dek.Ciphertext, string(context)), nil)
 		if n > 0 {
 			context[n-1] ^= 1
-			if n <= 65_536 {
-				c.fails("POST", "/v1/key/decrypt/app-1", ciphertextBody(dek.Ciphertext, string(context)), 400, "decryption failed: ciphertext is not authentic")
-			}
+			c.fails("POST", "/v1/key/decrypt/app-1", ciphertextBody(dek.Ciphertext, string(context)), 400, "decryption failed: ciphertext is not authentic")
 		}
 	}
 	exact := `{"context":""}` + strings.Repeat(" ", api.MaxBody-len(`{"context":""}`))
 	c.get("POST", "/v1/key/generate/app-1", exact, nil)
 	c.fails("POST", "/v1/key/generate/app-1", exact+" ", 400, "invalid request body")
+}
+
+// The largest context is the one whose ciphertext just fits in the body of a
+// decrypt. One byte more is refused by all that make ciphertexts.
+func TestBI12_TheLargestContextIsTheLastThatCanBeSentBack(t *testing.T) {
+	w := newWorld(t)
+	c := w.client(w.app)
+	for _, mode := range []string{"branch", "direct"} {
+		name := "app-" + mode
+		c.get("POST", "/v1/key/create/"+name, `{"mode":"`+mode+`"}`, nil)
+		for _, test := range []struct{ op, body, more string }{
+			{"generate", "{%s}", ""}, {"generate", `{"plaintext":false,%s}`, ""}, {"encrypt", `{"plaintext":"AAAA",%s}`, ""},
+			{"batch/generate", `{"count":1,%s}`, ""}, {"batch/generate", `{"contexts":["",%s]}`, "list"},
+		} {
+			t.Run(fmt.Sprint("BI-12 ", mode, " ", test.op, test.body), func(t *testing.T) {
+				c := c.in(t)
+				send := func(context []byte) answer {
+					field := fmt.Sprintf(`"context":"%s"`, base64.StdEncoding.EncodeToString(context))
+					if test.more == "list" {
+						field = strings.TrimPrefix(field, `"context":`)
+					}
+					return c.do("POST", "/v1/key/"+test.op+"/"+name, fmt.Sprintf(test.body, field))
+				}
+				size := len(lastCiphertext(t, send(nil)))
+				largest := (api.MaxBody - len(ciphertextBody(make([]byte, size), ""))) / 4 * 3
+				context := bytesOf(largest)
+				sealed := lastCiphertext(t, send(context))
+				body := ciphertextBody(sealed, string(context))
+				if room := api.MaxBody - len(body); room > 3 {
+					t.Errorf("there is room for %d bytes more", room)
+				}
+				c.get("POST", "/v1/key/decrypt/"+name, body, nil)
+				isError(t, "one byte more", send(bytesOf(largest+1)), 400, "invalid request body")
+			})
+		}
+	}
+}
+
+// lastCiphertext returns the ciphertext of an answer, or the last of its list.
+func lastCiphertext(t *testing.T, a answer) []byte {
+	t.Helper()
+	list := a.body
+	if !strings.HasPrefix(list, "[") {
+		list = "[" + list + "]"
+	}
+	var keys []api.GenerateKeyResponse
+	if err := json.Unmarshal([]byte(list), &keys); a.StatusCode != 200 || err != nil || len(keys) == 0 {
+		t.Fatalf("answered %d %s: %v", a.StatusCode, shortened(a.body), err)
+	}
+	return keys[len(keys)-1].Ciphertext
+}
+
+func contextBody(context []byte) string {
+	return fmt.Sprintf(`{"context":"%s"}`, base64.StdEncoding.EncodeToString(context))
+}
+
+// bytesOf returns n bytes of many values.
+func bytesOf(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i * 7)
+	}
+	return b
 }
 
 func TestBI16_SizesOfPlaintextsAndCiphertexts(t *testing.T) {

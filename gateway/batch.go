@@ -29,8 +29,26 @@ func (s *Server) batchGenerate(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !allDecryptable(batch, in.Contexts) {
+		batch.Wipe()
+		return nil, api.ErrBody
+	}
 	s.metrics.items.WithLabelValues(r.route.action.String(), "ok").Add(float64(in.Count))
 	return &newDataKeys{batch, in.Plaintext == nil || *in.Plaintext}, nil
+}
+
+// allDecryptable reports whether each data key can be sent to a decrypt of its
+// own, whose body is less than that of a batch. There is a context for each of
+// them, or one for all.
+func allDecryptable(batch *kms.Batch, contexts [][]byte) bool {
+	i := 0
+	for size := range batch.CiphertextSizes() {
+		if !decryptable(size, len(contexts[min(i, len(contexts)-1)])) {
+			return false
+		}
+		i++
+	}
+	return true
 }
 
 // batchDecrypt opens many ciphertexts, each with an answer of its own. If the

@@ -163,7 +163,7 @@ func TestBatchesAreStrictAndBounded(t *testing.T) {
 	a := c.send("POST", "/v1/key/batch/generate/app-1", struct{ *strings.Reader }{strings.NewReader(`{"count":1,"context":"` + strings.Repeat("A", api.MaxBatch) + `"}`)})
 	isError(t, "chunked", a, 400, "invalid request body")
 	var keys []api.GenerateKeyResponse
-	c.get("POST", "/v1/key/batch/generate/app-1", `{"count":10000,"context":"`+strings.Repeat("A", 4_000_000)+`"}`, &keys)
+	c.get("POST", "/v1/key/batch/generate/app-1", `{"count":10000,"context":"`+strings.Repeat("A", 999_000)+`"}`, &keys)
 	if len(keys) != kms.MaxBatch {
 		t.Errorf("%d data keys", len(keys))
 	}

@@ -18,6 +18,9 @@ func (s *Server) generateDataKey(r *request) (any, error) {
 	if in.Plaintext != nil && !*in.Plaintext {
 		ciphertext, use, err := s.cfg.KMS.GenerateDataKeyWithoutPlaintext(r.ctx, name, in.Context)
 		r.used(use)
+		if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
+			err = api.ErrBody
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -25,6 +28,10 @@ func (s *Server) generateDataKey(r *request) (any, error) {
 	}
 	plaintext, ciphertext, use, err := s.cfg.KMS.GenerateDataKey(r.ctx, name, in.Context)
 	r.used(use)
+	if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
+		clear(plaintext)
+		err = api.ErrBody
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +51,7 @@ func (s *Server) encrypt(r *request) (any, error) {
 	}
 	ciphertext, use, err := s.cfg.KMS.Encrypt(r.ctx, name, in.Plaintext, in.Context)
 	r.used(use)
-	if err == nil && !decryptable(ciphertext, in.Context) {
+	if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
 		err = api.ErrBody
 	}
 	if err != nil {
@@ -53,12 +60,13 @@ func (s *Server) encrypt(r *request) (any, error) {
 	return &api.EncryptResponse{Ciphertext: ciphertext}, nil
 }
 
-// decryptable reports whether a ciphertext and its context fit in the body of a
-// decrypt. It is longer than the plaintext, so the last ones that fit in an
-// encrypt make one that could never be sent back.
-func decryptable(ciphertext, context []byte) bool {
+// decryptable reports whether a ciphertext and its context, of those bytes, fit in
+// the body of a decrypt. The ciphertext is longer than what it was made of, so the
+// last contexts and plaintexts that fit in a body would make one that could never
+// be sent back.
+func decryptable(ciphertext, context int) bool {
 	const rest = len(`{"ciphertext":"","context":""}`)
-	size := base64.StdEncoding.EncodedLen(len(ciphertext)) + base64.StdEncoding.EncodedLen(len(context))
+	size := base64.StdEncoding.EncodedLen(ciphertext) + base64.StdEncoding.EncodedLen(context)
 	return size+rest <= api.MaxBody
 }
 
