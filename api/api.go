@@ -19,7 +19,7 @@ const (
 
 // ImportKeyRequest is the body of an import.
 type ImportKeyRequest struct {
-	Key    []byte `json:"key"`    // 32 bytes
+	Key    Secret `json:"key"`    // 32 bytes
 	Cipher string `json:"cipher"` // CipherAES256 or CipherAES256KES
 }
 
@@ -75,13 +75,13 @@ type GenerateKeyRequest struct {
 
 // GenerateKeyResponse holds a data encryption key. It is secret: wipe Plaintext.
 type GenerateKeyResponse struct {
-	Plaintext  []byte `json:"plaintext,omitempty"` // 32 bytes, or none if it was not asked for
+	Plaintext  Secret `json:"plaintext,omitempty"` // 32 bytes, or none if it was not asked for
 	Ciphertext []byte `json:"ciphertext"`
 }
 
 // EncryptRequest is the body of an encrypt. It is secret.
 type EncryptRequest struct {
-	Plaintext []byte `json:"plaintext"`
+	Plaintext Secret `json:"plaintext"`
 	Context   []byte `json:"context,omitempty"`
 }
 
@@ -98,16 +98,16 @@ type DecryptRequest struct {
 
 // DecryptResponse answers a decrypt. It is secret: wipe Plaintext.
 type DecryptResponse struct {
-	Plaintext []byte `json:"plaintext"`
+	Plaintext Secret `json:"plaintext"`
 }
 
 // HMACRequest is the body of an hmac.
 type HMACRequest struct {
-	Message []byte `json:"message"`
+	Message Secret `json:"message"`
 }
 
 // HMACResponse answers an hmac. It can be secret: storage servers make
 // credentials of it.
 type HMACResponse struct {
-	HMAC []byte `json:"hmac"` // 32 bytes
+	HMAC Secret `json:"hmac"` // 32 bytes
 }

@@ -19,7 +19,7 @@ type BatchGenerateRequest struct {
 // A BatchDecryptItem is one element of the answer to a batch of ciphertexts: a
 // plaintext, or a text of the table of errors. Ours.
 type BatchDecryptItem struct {
-	Plaintext []byte `json:"plaintext,omitempty"`
+	Plaintext Secret `json:"plaintext,omitempty"`
 	Error     string `json:"error,omitempty"`
 }
 

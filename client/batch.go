@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 
 	"github.com/keygate/keygate/api"
@@ -22,8 +23,16 @@ type Ciphertext = api.DecryptRequest
 // An Opened is what came of a Ciphertext of a batch: a plaintext, which the
 // caller wipes, or why there is none.
 type Opened struct {
-	Plaintext []byte
+	Plaintext api.Secret
 	Err       error
+}
+
+// LogValue returns the error, or else a mark: the plaintext is not logged.
+func (o Opened) LogValue() slog.Value {
+	if o.Err != nil {
+		return slog.AnyValue(o.Err)
+	}
+	return o.Plaintext.LogValue()
 }
 
 // GenerateKeys returns n random data keys, at most kms.MaxBatch, which Decrypt and

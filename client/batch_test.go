@@ -1,9 +1,15 @@
 package client_test
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/keygate/keygate/client"
@@ -77,5 +83,25 @@ func TestModesAndKeysWithoutPlaintext(t *testing.T) {
 	}
 	if err := c.CreateKeyWithMode(t.Context(), "k", "branch"); err != nil || path+body != `/v1/key/create/k{"mode":"branch"}` {
 		t.Errorf("error %v, sent to %s: %s", err, path, body)
+	}
+}
+
+func TestAU06_DataKeysAreNotLogged(t *testing.T) {
+	const canary = "canary 5f3e9a7c41"
+	for _, v := range []any{client.DataKey{Plaintext: []byte(canary)}, client.Opened{Plaintext: []byte(canary)}} {
+		var log bytes.Buffer
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "v", v)
+		slog.New(slog.NewTextHandler(&log, nil)).Info("m", "v", v)
+		fmt.Fprintf(&log, "%v %+v %#v %s %x", v, v, v, v, v)
+		for _, form := range []string{canary, base64.StdEncoding.EncodeToString([]byte(canary)), hex.EncodeToString([]byte(canary)), fmt.Sprint([]byte(canary))[1:10]} {
+			if strings.Contains(log.String(), form) {
+				t.Errorf("%T shows it: %s", v, log.String())
+			}
+		}
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("m", "v", client.Opened{Err: kms.ErrCiphertext})
+	if !strings.Contains(log.String(), kms.ErrCiphertext.Error()) {
+		t.Errorf("an error is not logged: %s", log.String())
 	}
 }
