@@ -16,6 +16,8 @@ type figures struct {
 	cores float64       // cores that the server used
 	rss   int           // of the server at the end, in KiB
 
+	late time.Duration // 0.99 quantile of how much later than due requests were sent: the load generator's own delay
+
 	refused    float64       // requests answered with 429 or 503, a second
 	refusedP99 time.Duration // of those, from sending to the answer
 	noRetry    int           // of those, without Retry-After
@@ -53,10 +55,13 @@ func (s *shot) figures(begin, end time.Duration) figures {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var f figures
-	var took, refused []time.Duration
+	var took, refused, late []time.Duration
 	for _, x := range s.samples {
+		if x.end() < begin || x.end() >= end {
+			continue
+		}
+		late = append(late, x.late)
 		switch {
-		case x.end() < begin || x.end() >= end:
 		case x.ok():
 			took = append(took, s.seen(x))
 		case x.refused():
@@ -74,7 +79,7 @@ func (s *shot) figures(begin, end time.Duration) figures {
 	}
 	seconds := (end - begin).Seconds()
 	f.rate, f.refused = float64(len(took))/seconds, float64(len(refused))/seconds
-	f.p50, f.p99, f.refusedP99 = quantile(took, .5), quantile(took, .99), quantile(refused, .99)
+	f.p50, f.p99, f.refusedP99, f.late = quantile(took, .5), quantile(took, .99), quantile(refused, .99), quantile(late, .99)
 	return f
 }
 
@@ -106,6 +111,7 @@ func median(all []figures) figures {
 	m.cpu = middle(all, func(f figures) time.Duration { return f.cpu })
 	m.cores = middle(all, func(f figures) float64 { return f.cores })
 	m.rss = middle(all, func(f figures) int { return f.rss })
+	m.late = middle(all, func(f figures) time.Duration { return f.late })
 	m.refused = middle(all, func(f figures) float64 { return f.refused })
 	m.refusedP99 = middle(all, func(f figures) time.Duration { return f.refusedP99 })
 	for _, f := range all {

@@ -64,7 +64,7 @@ func TestFiguresCountWhatEndedInTime(t *testing.T) {
 		{due: 1000 * ms, took: 30 * ms, status: 503, late: 100}, // after
 	}}
 	f := s.figures(100*ms, 200*ms)
-	if f.rate != 20 || f.refused != 20 || f.noRetry != 1 || f.others != 2 || f.p99 != 40*ms || f.refusedP99 != 3*ms {
+	if f.rate != 20 || f.refused != 20 || f.noRetry != 1 || f.others != 2 || f.p99 != 40*ms || f.refusedP99 != 3*ms || f.late != 50*ms {
 		t.Errorf("%+v", f)
 	}
 	if f.clean() == nil {

@@ -10,6 +10,10 @@ import (
 	"github.com/keygate/keygate/kms"
 )
 
+// ErrPIN says that the token refused the PIN. It is not tried again: a few
+// refused ones lock a token.
+var ErrPIN = fmt.Errorf("hsm: the PIN was refused: %w", kms.ErrDenied)
+
 // An Error is what a function of the PKCS#11 module answered. It wraps the
 // error of package kms that the code means.
 type Error struct {
@@ -19,7 +23,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("hsm: %s: %s", e.Function, codeName(e.Code)) }
 
-// Unwrap returns an error of package kms.
+// Unwrap returns an error of package kms, or ErrPIN, which wraps one.
 func (e *Error) Unwrap() error { return meanings[e.class()] }
 
 func (e *Error) class() class {
@@ -59,7 +63,7 @@ var meanings = [...]error{
 	objectFault:  kms.ErrUnavailable,
 	loginFault:   kms.ErrUnavailable,
 	moduleFault:  kms.ErrUnavailable,
-	pinFault:     kms.ErrDenied,
+	pinFault:     ErrPIN,
 	requestFault: kms.ErrUnsupported,
 	inputFault:   kms.ErrUnavailable,
 }

@@ -18,8 +18,8 @@ import (
 var (
 	envServer     = []string{"KEYGATE_SERVER", "MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT"}
 	envAPIKey     = []string{"KEYGATE_API_KEY", "MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY"}
-	envClientKey  = []string{"KEYGATE_CLIENT_KEY", "MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY"}
-	envClientCert = []string{"KEYGATE_CLIENT_CERT", "MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT"}
+	envClientKey  = []string{"KEYGATE_CLIENT_KEY", "MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY", "MINIO_KMS_KES_KEY_FILE"}
+	envClientCert = []string{"KEYGATE_CLIENT_CERT", "MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT", "MINIO_KMS_KES_CERT_FILE"}
 	envCACert     = []string{"KEYGATE_CACERT", "MINIO_KMS_KES_CAPATH"}
 )
 
@@ -78,7 +78,7 @@ func (c *connection) endpoints() []string {
 		return c.server
 	}
 	if v := firstEnv(envServer); v != "" {
-		return strings.Split(v, ",")
+		return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
 	}
 	return []string{defaultServer}
 }

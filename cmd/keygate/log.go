@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -63,6 +64,9 @@ func follow[T any](s *session, stream func(context.Context) iter.Seq2[T, error],
 		if err := print(event); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() == nil {
+		return errors.New("the gateway ended the stream")
 	}
 	return nil
 }

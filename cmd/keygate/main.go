@@ -9,12 +9,15 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keygate/keygate/hsm"
 )
 
 // Exit codes.
 const (
 	exitFailure = 1
 	exitUsage   = 2 // the command line itself is wrong: nothing was done
+	exitPIN     = 3 // the token refused the PIN: to try again could lock it
 )
 
 func main() { os.Exit(run(newRootCommand())) }
@@ -31,6 +34,9 @@ func run(root *cobra.Command) int {
 	case started:
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(os.Stderr, "keygate: %v\n", err)
+		}
+		if errors.Is(err, hsm.ErrPIN) {
+			return exitPIN
 		}
 		return exitFailure
 	}

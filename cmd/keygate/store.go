@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -18,8 +21,9 @@ func newStoreInitCommand() *cobra.Command {
 		Use:   "init --config FILE",
 		Short: "Make the key store of a configuration",
 		Long: `Make the key store of a configuration: for keystore.fs the directory, which must
-not exist yet or be empty, and in it the identity of the cluster. A gateway
-takes nothing for its key store that does not bear the identity.
+not exist yet or be empty, in one that exists, and in it the identity of the
+cluster. A gateway takes nothing for its key store that does not bear the
+identity.
 
 To do it again changes nothing.`,
 		Args: cobra.NoArgs,
@@ -34,13 +38,21 @@ To do it again changes nothing.`,
 		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: "memory"}
 		if cfg.KeyStore.FS != nil {
 			result.KeyStore, result.Path = "fs", cfg.KeyStore.FS.Path
-			if err := fs.Init(*cfg.KeyStore.FS, result.Cluster); err != nil {
+			if err := initDirectory(*cfg.KeyStore.FS, result.Cluster); err != nil {
 				return err
 			}
 		}
 		return printResult(cmd.OutOrStdout(), *asJSON, result, result.text)
 	}
 	return cmd
+}
+
+func initDirectory(cfg fs.Config, cluster string) error {
+	parent := filepath.Dir(cfg.Path)
+	if _, err := os.Stat(parent); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("keystore.fs.path: %s does not exist: make it, or mount it, first", parent)
+	}
+	return fs.Init(cfg, cluster)
 }
 
 // A storeResult is what store init prints.
