@@ -2,6 +2,8 @@ package kms_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -304,4 +306,32 @@ func BenchmarkBatch(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)*1000/b.Elapsed().Seconds(), "DEKs/s")
+}
+
+// A panicking root is one with a bug.
+type panicking struct{ kms.Root }
+
+func (panicking) Decrypt(context.Context, []byte, []byte, []byte) ([]byte, error) {
+	panic("test: decrypt")
+}
+
+func TestAPanicOfTheRootIsAnErrorOfItsItem(t *testing.T) {
+	n := newBranchNode(t, nil)
+	_, branch := n.generate(t)
+	_, err := n.SetMode(t.Context(), "a", envelope.Direct)
+	ok(t, err)
+	_, direct, _, err := n.GenerateDataKey(t.Context(), "a", []byte("ctx"))
+	ok(t, err)
+	_, err = n.SetMode(t.Context(), "a", 0)
+	ok(t, err)
+	k, err := kms.New(n.cfg, panicking{n.root}, n.store)
+	ok(t, err)
+	opened, _, err := k.DecryptBatch(t.Context(), "a", []kms.Sealed{{direct, []byte("ctx")}, {branch, []byte("ctx")}, {nil, nil}})
+	ok(t, err)
+	for i, o := range opened[:2] {
+		if o.Err == nil || errors.Is(o.Err, kms.ErrCiphertext) || o.Plaintext != nil {
+			t.Errorf("item %d: %v", i, o.Err)
+		}
+	}
+	is(t, opened[2].Err, kms.ErrCiphertext)
 }

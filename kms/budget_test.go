@@ -186,3 +186,39 @@ func TestReservingCostsABranchKeyNothing(t *testing.T) {
 		t.Errorf("%d branch keys for 300 DEKs", got)
 	}
 }
+
+// A counting root counts all calls that are made for data keys.
+type counting struct {
+	kms.Root
+	calls atomic.Int64
+}
+
+func (c *counting) Encrypt(ctx context.Context, handle, plaintext, ad []byte) ([]byte, error) {
+	c.calls.Add(1)
+	return c.Root.Encrypt(ctx, handle, plaintext, ad)
+}
+
+func (c *counting) MAC(ctx context.Context, handle, message []byte) ([kms.MACSize]byte, error) {
+	c.calls.Add(1)
+	return c.Root.MAC(ctx, handle, message)
+}
+
+func (c *counting) Random(ctx context.Context, b []byte) error {
+	c.calls.Add(1)
+	return c.Root.Random(ctx, b)
+}
+
+func TestTheFirstDataKeyAfterARestartCostsFourCallsAndTheOthersNone(t *testing.T) {
+	n := newBranchNode(t, nil)
+	root := &counting{Root: n.root}
+	k, err := kms.New(n.cfg, root, n.store)
+	ok(t, err)
+	for range 10_000 {
+		_, _, _, err := k.GenerateDataKey(t.Context(), "a", nil)
+		ok(t, err)
+	}
+	// To open the record, to reserve, for random bytes, and to wrap them.
+	if got := root.calls.Load(); got > 4 {
+		t.Errorf("%d calls of the root", got)
+	}
+}

@@ -56,15 +56,16 @@ func (c *openedCache) put(b *branch, epoch uint64, limit int) {
 		}
 		entries[string(b.wrapped)] = b
 		for len(entries) > max(1, limit/openedShards) {
-			delete(entries, leastUsed(entries))
+			delete(entries, leastUsed(entries, b))
 		}
 	})
 }
 
-func leastUsed(entries map[string]*branch) (wrapped string) {
+// leastUsed returns the one that was not used for longest, other than except.
+func leastUsed(entries map[string]*branch, except *branch) (wrapped string) {
 	var least int64
 	for w, b := range entries {
-		if used := b.used.Load(); wrapped == "" || used < least {
+		if used := b.used.Load(); b != except && (wrapped == "" || used < least) {
 			wrapped, least = w, used
 		}
 	}
