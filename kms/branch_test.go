@@ -270,6 +270,20 @@ func TestOutage(t *testing.T) {
 			t.Errorf("still out, for %v", out)
 		}
 	})
+	t.Run("ends with a status that is good", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		n.generate(t)
+		n.clock.advance(kms.DefaultBranchLifetime)
+		n.root.fail.Store(true)
+		n.generate(t)
+		n.root.fail.Store(false)
+		if s := n.Status(t.Context()); s.Root != nil || n.Stats().Outage != 0 {
+			t.Errorf("root: %v; out for %v", s.Root, n.Stats().Outage)
+		}
+		n.clock.advance(kms.DefaultOutage)
+		n.root.fail.Store(true)
+		n.generate(t)
+	})
 	t.Run("forbidden", func(t *testing.T) {
 		n := newBranchNode(t, func(c *kms.Config) { c.Outage = -1 })
 		n.generate(t)

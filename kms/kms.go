@@ -226,13 +226,14 @@ type Status struct {
 }
 
 // Status asks the root and the store, at the same time, whether they can be
-// used now.
+// used now. What the root answers begins or ends an outage.
 func (k *KMS) Status(ctx context.Context) Status {
 	var s Status
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.Root = k.root.Status(ctx)
+		k.rootSeen(s.Root)
 	}()
 	start := time.Now()
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)

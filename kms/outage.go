@@ -34,10 +34,25 @@ func (k *KMS) rootError(err error) error {
 		return err
 	}
 	k.stats.rootErrors.Add(1)
+	k.rootFailed(err)
+	return err
+}
+
+func (k *KMS) rootFailed(err error) {
 	if errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
 		k.outage.CompareAndSwap(0, k.cfg.Now().UnixNano())
 	}
-	return err
+}
+
+// rootSeen learns from a status of the root. Without it the outage that one
+// failed call began would last, on a node with nothing to ask of the root, until
+// its window is used up when the next one comes.
+func (k *KMS) rootSeen(status error) {
+	if status == nil {
+		k.rootAnswered()
+		return
+	}
+	k.rootFailed(status)
 }
 
 // rootAnswered ends an outage.
