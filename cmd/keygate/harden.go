@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,4 +24,23 @@ func harden() error {
 		return fmt.Errorf("not dumpable: %w", err)
 	}
 	return nil
+}
+
+// lockMemory keeps the process's memory, as far as it is used, out of swap. It
+// fails where the limit of locked memory is lower than what the process has
+// (RLIMIT_MEMLOCK; getrlimit(2)), and without CAP_IPC_LOCK that is usual.
+func lockMemory() error {
+	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+}
+
+// gcPercent lets the heap grow to five times what is in use before it is
+// collected: that is a few MiB, and by default it would be collected some fifty
+// times a second under load.
+const gcPercent = 400
+
+// tuneGC sets gcPercent, unless the environment says something of its own.
+func tuneGC() {
+	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }

@@ -45,6 +45,7 @@ set, JSON lines on standard output.`,
 		if err := harden(); err != nil {
 			return err
 		}
+		tuneGC()
 		cfg, err := load(*path, everything)
 		if err != nil {
 			return err
@@ -151,6 +152,9 @@ func (n *node) announce() {
 	n.log.Info("keygate: starting", "version", v.Version, "commit", v.Commit, "go", v.Go,
 		"fips", v.FIPS, "fips_module", v.FIPSModule, "config", n.cfg.path, "cluster", n.cfg.cluster.String(),
 		"module", n.cfg.Root.PKCS11.Module, "token", n.cfg.Root.PKCS11.Token)
+	if err := lockMemory(); err != nil {
+		n.log.Warn("keygate: memory is not locked: run without swap, or raise the limit of locked memory", "error", err)
+	}
 	if n.cfg.KeyStore.FS == nil {
 		n.log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 	}
