@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,7 +150,7 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 		}
 		r, err := k.open(ctx, name, raw)
 		if err == nil {
-			err = notOlder(old, r)
+			err = k.follows(old, r)
 		}
 		if err != nil {
 			return nil, "", k.readError(ctx, name, old, err)
@@ -177,30 +176,6 @@ func (k *KMS) adopt(old *cached, r *record) {
 		r.sealer = new(sealer)
 		k.opened.purge(r.ID)
 	}
-}
-
-// notOlder refuses a record that the store has rolled back under our eyes.
-func notOlder(old *cached, r *record) error {
-	if old != nil && old.last != nil && old.last.ID == r.ID && r.Generation < old.last.Generation {
-		return fmt.Errorf("%w: generation %d was stored after generation %d", ErrCorrupt, r.Generation, old.last.Generation)
-	}
-	return nil
-}
-
-// readError counts and reports what is an alarm, and forgets what is gone.
-func (k *KMS) readError(ctx context.Context, name string, old *cached, err error) error {
-	switch {
-	case errors.Is(err, ErrKeyNotFound):
-		if old != nil {
-			k.records.swap(name, old, &cached{}, k.cfg.MaxRecords)
-		}
-	case errors.Is(err, ErrCorrupt):
-		k.stats.corruptRecords.Add(1)
-		k.cfg.Logger.ErrorContext(ctx, "kms: ALARM: a key record is not what was stored", "key", name, "error", err)
-	case errors.Is(err, ErrUnavailable), errors.Is(err, ErrDenied):
-		k.stats.storeErrors.Add(1)
-	}
-	return err
 }
 
 // replace stores a changed record in the place of revision rev. It returns

@@ -144,10 +144,13 @@ func (k *KMS) commit(ctx context.Context, r *record) error {
 // lostRace is the answer for a create that another create of the name beat.
 func (k *KMS) lostRace(ctx context.Context, name string) error {
 	r, _, err := k.read(ctx, name)
-	if err != nil {
-		return ErrKeyExists
+	switch {
+	case err == nil:
+		return r.taken()
+	case errors.Is(err, ErrCorrupt):
+		return err
 	}
-	return r.taken()
+	return ErrKeyExists
 }
 
 // tryKey encrypts and decrypts once with the key as it was stored.
