@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/gateway"
+	"github.com/keygate/keygate/kms"
 )
 
 func TestADeletedKeyIsNeitherAbsentNorPresent(t *testing.T) {
@@ -81,6 +83,48 @@ func TestAKeyStoreThatIsGoneIsNeverAnAbsentKey(t *testing.T) {
 	ok(t, os.Rename(w.store+".away", w.store))
 	eventually(t, "the gateway is ready again", func() bool { return admin.do("GET", "/v1/ready", "").StatusCode == 200 })
 	c.get("POST", "/v1/key/generate/app-1", "", nil)
+}
+
+func TestCR05_KS16_ExchangedRecordsAreAnAlarmAndNoAbsentKeys(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprint("KS-16 restarted ", restarted), func(t *testing.T) {
+			w := newWorld(t)
+			c := w.client(w.app)
+			c.get("POST", "/v1/key/create/app-1", "", nil)
+			c.get("POST", "/v1/key/create/app-2", "", nil)
+			exchange(t, filepath.Join(w.store, "app-1.record"), filepath.Join(w.store, "app-2.record"))
+			w.clock.Store(int64(time.Minute)) // what is in memory is looked at again
+			if restarted {
+				w.restart()
+				c = w.client(w.app)
+			}
+			for _, name := range []string{"app-1", "app-2"} {
+				c.fails("POST", "/v1/key/generate/"+name, "", 500, "key record is corrupt")
+				if e := w.last(); e["outcome"] != "error" || e["key"] != name || e["status"] != 500.0 {
+					t.Errorf("audit entry is %v", e)
+				}
+				c.fails("GET", "/v1/key/describe/"+name, "", 500, "key record is corrupt")
+				if a := c.do("POST", "/v1/key/create/"+name, ""); a.StatusCode == 200 {
+					t.Error("the name could be taken")
+				}
+			}
+			m := w.client(w.admin).do("GET", "/metrics", "").body
+			if !strings.Contains(m, "\nkeygate_corrupt_records_total ") || strings.Contains(m, "\nkeygate_corrupt_records_total 0\n") {
+				t.Error("the metrics give no alarm")
+			}
+			if !strings.Contains(w.log.String(), "corrupt") {
+				t.Errorf("the error log does not tell of it: %s", w.log)
+			}
+		})
+	}
+}
+
+// exchange gives each of two files the other's name.
+func exchange(t *testing.T, a, b string) {
+	t.Helper()
+	ok(t, os.Rename(a, a+".away"))
+	ok(t, os.Rename(b, a))
+	ok(t, os.Rename(a+".away", b))
 }
 
 func TestARootThatIsDown(t *testing.T) {
@@ -155,16 +199,31 @@ func TestAPanicIsAnInternalError(t *testing.T) {
 }
 
 func TestAU03_WithoutAnAuditLogNoKeyIsUsed(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, counted)
 	c, admin := w.client(w.app), w.client(w.admin)
 	c.get("POST", "/v1/key/create/app-1", "", nil)
-	ok(t, w.audit.Close()) // from now on each write fails
+	ok(t, w.audit.Close()) // from now on each write fails, as the next request finds out
 	for _, op := range []string{"create", "generate", "encrypt", "decrypt", "hmac"} {
 		a := c.do("POST", "/v1/key/"+op+"/app-1", `{"plaintext":"AAAA"}`)
 		isError(t, op, a, 503, "audit log is unavailable")
 		if strings.Contains(a.body, "plaintext") || a.Header.Get("Retry-After") == "" {
 			t.Errorf("%s: %q", op, a.body)
 		}
+	}
+	// Since it is known, nothing is done that could not be written down.
+	stored, calls := w.storeCalls.Load(), w.root.calls.Load()
+	c.fails("POST", "/v1/key/create/app-2", "", 503, "audit log is unavailable")
+	c.fails("POST", "/v1/key/import/app-3", importBody(kesKey(), "AES256"), 503, "audit log is unavailable")
+	c.fails("DELETE", "/v1/key/delete/app-1", "", 503, "audit log is unavailable")
+	if s, r := w.storeCalls.Load()-stored, w.root.calls.Load()-calls; s != 0 || r != 0 {
+		t.Errorf("the store was asked %d times, the root %d times", s, r)
+	}
+	names, err := w.kms.ListKeys(t.Context(), "")
+	if ok(t, err); len(names) != 1 {
+		t.Errorf("there are the keys %v", names)
+	}
+	if info, err := w.kms.DescribeKey(t.Context(), "app-1"); err != nil || info.State != kms.Enabled {
+		t.Errorf("the key is %v, %v", info.State, err)
 	}
 	admin.fails("GET", "/v1/policy/read/app", "", 503, "audit log is unavailable")
 	admin.fails("GET", "/v1/ready", "", 503, "audit log is unavailable")

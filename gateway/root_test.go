@@ -51,6 +51,27 @@ func (r *root) call(ctx context.Context) error {
 	return nil
 }
 
+func (r *root) NewKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose) ([]byte, error) {
+	if err := r.call(ctx); err != nil {
+		return nil, err
+	}
+	return r.Root.NewKey(ctx, id, purpose)
+}
+
+func (r *root) ImportKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, key []byte) ([]byte, error) {
+	if err := r.call(ctx); err != nil {
+		return nil, err
+	}
+	return r.Root.ImportKey(ctx, id, purpose, key)
+}
+
+func (r *root) MAC(ctx context.Context, handle, message []byte) ([kms.MACSize]byte, error) {
+	if err := r.call(ctx); err != nil {
+		return [kms.MACSize]byte{}, err
+	}
+	return r.Root.MAC(ctx, handle, message)
+}
+
 func (r *root) Encrypt(ctx context.Context, handle, plaintext, additionalData []byte) ([]byte, error) {
 	if err := r.call(ctx); err != nil {
 		return nil, err

@@ -50,6 +50,7 @@ type world struct {
 	deletionWindow  time.Duration
 	mode            envelope.Mode
 	keyStoreWrapper func(keystore.Store) keystore.Store
+	storeCalls      atomic.Int64 // of a world that is made with counted
 }
 
 // newWorld starts a gateway with an admin and with an app whose policy is about
@@ -120,6 +121,15 @@ func (w *world) start() {
 		})
 	}
 	w.t.Cleanup(w.stop)
+}
+
+// restart ends the gateway and starts another on the same store and root.
+func (w *world) restart() {
+	w.t.Helper()
+	w.stop()
+	w.stopped = sync.Once{}
+	w.openKMS()
+	w.start()
 }
 
 // rules returns rules with an admin and one policy, of the app.
