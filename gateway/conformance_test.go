@@ -246,6 +246,7 @@ func conformDataKeys(t *testing.T, c *target) {
 		c.fails("POST", path+name, `{"ciphertext":"AAAA"}`, 404, "key does not exist")
 	}
 	c.get("POST", "/v1/key/create/"+name, "", nil)
+	seen := map[string]bool{string(make([]byte, 32)): true} // no DEK is of zeros, or made twice
 	// Absent, null and empty contexts are the same.
 	for _, contexts := range [][]string{{``, `{}`, `{"context":null}`, `{"context":""}`, `{"version":1}`}, {`{"context":"e30="}`}} {
 		for _, generate := range contexts {
@@ -254,6 +255,10 @@ func conformDataKeys(t *testing.T, c *target) {
 			if len(dek.Plaintext) != 32 || len(dek.Ciphertext) == 0 {
 				t.Fatalf("DEK of %d bytes, ciphertext of %d", len(dek.Plaintext), len(dek.Ciphertext))
 			}
+			if seen[string(dek.Plaintext)] {
+				t.Error("the DEK is of zeros, or was made before")
+			}
+			seen[string(dek.Plaintext)] = true
 			for _, decrypt := range contexts {
 				if decrypt == "" {
 					continue
