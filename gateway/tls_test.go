@@ -2,6 +2,8 @@ package gateway_test
 
 import (
 	"crypto/fips140"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"io"
 	"net"
@@ -74,6 +76,22 @@ func TestAN13_OnlyGoodProtocolsAndCiphers(t *testing.T) {
 			t.Errorf("TLS %#x is spoken", version)
 		}
 	}
+	w.onlyGoodSuites("_ECDSA_") // those of Ed25519, too
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	ok(t, err)
+	w.reload(func(s *gateway.State) { s.Certificate = w.ca.certify(t, key, asServer) })
+	w.onlyGoodSuites("_RSA_")
+	state, err := w.handshake(w.tlsConfig(&w.app))
+	ok(t, err)
+	if state.Version != tls.VersionTLS13 {
+		t.Errorf("by default TLS %#x is spoken", state.Version)
+	}
+}
+
+// onlyGoodSuites checks that the server speaks only those suites of TLS 1.2 that
+// are good, of the kind that is for its key.
+func (w *world) onlyGoodSuites(kind string) {
+	w.t.Helper()
 	good := 0
 	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 		if suite.SupportedVersions[0] == tls.VersionTLS13 {
@@ -82,23 +100,17 @@ func TestAN13_OnlyGoodProtocolsAndCiphers(t *testing.T) {
 		cfg := w.tlsConfig(&w.app)
 		cfg.MaxVersion, cfg.CipherSuites = tls.VersionTLS12, []uint16{suite.ID}
 		_, err := w.handshake(cfg)
-		aead := strings.HasPrefix(suite.Name, "TLS_ECDHE_") && (strings.Contains(suite.Name, "_GCM_") || strings.Contains(suite.Name, "_CHACHA20_"))
-		// The server's key is for ECDSA or Ed25519 suites only.
-		want := aead && strings.Contains(suite.Name, "_ECDSA_") && !(fips140.Enabled() && strings.Contains(suite.Name, "_CHACHA20_"))
+		aead := strings.HasPrefix(suite.Name, "TLS_ECDHE"+kind) && (strings.Contains(suite.Name, "_GCM_") || strings.Contains(suite.Name, "_CHACHA20_"))
+		want := aead && !(fips140.Enabled() && strings.Contains(suite.Name, "_CHACHA20_"))
 		if (err == nil) != want {
-			t.Errorf("%s: %v", suite.Name, err)
+			w.t.Errorf("%s: %v", suite.Name, err)
 		}
 		if err == nil {
 			good++
 		}
 	}
 	if good < 2 {
-		t.Errorf("%d good suites of TLS 1.2", good)
-	}
-	state, err := w.handshake(w.tlsConfig(&w.app))
-	ok(t, err)
-	if state.Version != tls.VersionTLS13 {
-		t.Errorf("by default TLS %#x is spoken", state.Version)
+		w.t.Errorf("%d good suites of TLS 1.2", good)
 	}
 }
 
