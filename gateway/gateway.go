@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -113,12 +114,23 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Routes, rules and names are those of the decoded path, and of no other.
 		r.URL.RawPath = ""
-		if r.ProtoMajor >= 2 && !strings.HasPrefix(r.RequestURI, "/") { // RFC 9113, 8.3.1
+		if malformed(r) {
 			s.serve(w, r, nil, "")
 			return
 		}
 		s.echo.ServeHTTP(w, r)
 	})
+}
+
+// malformed reports whether an HTTP/2 request breaks rules that net/http does not
+// check: its path begins with a slash, and a host header names what :authority does
+// (RFC 9113, 8.3.1).
+func malformed(r *http.Request) bool {
+	if r.ProtoMajor < 2 {
+		return false
+	}
+	other := func(host string) bool { return !strings.EqualFold(host, r.Host) }
+	return !strings.HasPrefix(r.RequestURI, "/") || slices.ContainsFunc(r.Header["Host"], other)
 }
 
 // router registers each route of the table, and nothing else.
