@@ -15,7 +15,7 @@ import (
 // stored opens for ever.
 const (
 	goldenIdentity = "keygate key store 1\ntest-cluster\n"
-	goldenFile     = "%app-1.record" // of the name App-1
+	goldenFile     = "%app-1.record"                                                        // of the name App-1
 	goldenRecord   = "6b65796761746501" + "000102030405060708090a0b0c0d0e0f" + "00000013" + // magic, revision, length
 		"35eaf2c1a28d069dcf70818eb2cb3ec2b7452a97685dd7c3cc1faa8c0550f8cf" +
 		"746865207265636f7264206f662061206b6579" // "the record of a key"
