@@ -3,11 +3,13 @@ package gateway
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,12 +22,17 @@ import (
 // A keeper keeps what the server writes where the server wrote it.
 type keeper struct {
 	*httptest.ResponseRecorder
-	written []byte
+	written [][]byte
 }
 
 func (k *keeper) Write(p []byte) (int, error) {
-	k.written = p
+	k.written = append(k.written, p)
 	return k.ResponseRecorder.Write(p)
+}
+
+// stays returns what was not overwritten of what was written.
+func (k *keeper) stays() []byte {
+	return bytes.Trim(slices.Concat(k.written...), "\x00")
 }
 
 func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
@@ -67,8 +74,8 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 			if told == fails {
 				t.Errorf("%s: answered %s", name, w.Body)
 			}
-			if !fails && !bytes.Equal(w.written, make([]byte, len(w.written))) {
-				t.Errorf("%s: the encoded answer stays: %q", name, w.written)
+			if b := w.stays(); !fails && len(b) > 0 {
+				t.Errorf("%s: of the encoded answer stays %q", name, b)
 			}
 			if !bytes.Equal(body, make([]byte, len(secret))) {
 				t.Errorf("%s: the body stays: %q", name, body)
@@ -84,5 +91,32 @@ func TestEncodedSecretsAreWiped(t *testing.T) {
 	reply := &api.GenerateKeyResponse{Plaintext: []byte("a secret")}
 	if _, err := encode(reply, nil); err != nil || !bytes.Equal(reply.Plaintext, make([]byte, 8)) {
 		t.Errorf("it stays, or error %v", err)
+	}
+}
+
+func TestListsOfSecretsAreWiped(t *testing.T) {
+	small, large := []byte("a secret"), bytes.Repeat([]byte("a large secret"), listBuffer/10)
+	for name, list := range map[string]openedKeys{
+		"one buffer":                {{Plaintext: small}, {Plaintext: small}},
+		"more than a buffer's room": {{Plaintext: small}, {Plaintext: large}, {Plaintext: small}},
+		"many buffers":              slices.Repeat(openedKeys{{Plaintext: small}}, 10_000),
+	} {
+		w := &keeper{ResponseRecorder: httptest.NewRecorder()}
+		list.stream(w, nil)
+		var items []api.BatchDecryptItem
+		if err := json.Unmarshal(w.Body.Bytes(), &items); err != nil || len(items) != len(list) || !bytes.Equal(items[1].Plaintext, list[1].Plaintext) {
+			t.Errorf("%s: %d items are answered: %v", name, len(items), err)
+		}
+		if b := w.stays(); len(b) > 0 {
+			t.Errorf("%s: %d bytes stay of what was written", name, len(b))
+		}
+		list.Wipe()
+		for i, one := range list {
+			if len(bytes.Trim(one.Plaintext, "\x00")) > 0 {
+				t.Fatalf("%s: item %d stays", name, i)
+			}
+		}
+		copy(small, "a secret")
+		copy(large, bytes.Repeat([]byte("a large secret"), listBuffer/10))
 	}
 }
