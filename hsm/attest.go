@@ -15,7 +15,7 @@ type rule struct {
 	name      string
 	want      bool
 	why       string
-	optional  bool // a token need not know the attribute
+	optional  bool // passed over where the token does not know the attribute
 }
 
 const (
@@ -24,6 +24,7 @@ const (
 	whyClulow = "with it, and CKA_WRAP, the keys that it wraps could be read out"
 	whyUsage  = "the key is for one purpose only"
 	whyLater  = "what it may be used for could be changed later"
+	whyLost   = "every master key is lost with it"
 )
 
 // The rules of both keys.
@@ -37,6 +38,7 @@ var secret = []rule{
 	{pkcs11.CKA_LOCAL, "CKA_LOCAL", true, whyMade, false},
 	{pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false, whyLater, true},
 	{pkcs11.CKA_COPYABLE, "CKA_COPYABLE", false, whyLater, true},
+	{pkcs11.CKA_DESTROYABLE, "CKA_DESTROYABLE", false, whyLost, true}, // new in PKCS#11 v2.40
 }
 
 // What to wrap and decrypt with the same key allows: J. Clulow, On the Security

@@ -19,28 +19,35 @@ var goodKEK = map[uint]bool{
 	pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: true, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false,
 	pkcs11.CKA_WRAP: true, pkcs11.CKA_UNWRAP: true, pkcs11.CKA_ENCRYPT: false, pkcs11.CKA_DECRYPT: false,
 	pkcs11.CKA_SIGN: false, pkcs11.CKA_VERIFY: false, pkcs11.CKA_MODIFIABLE: false, pkcs11.CKA_COPYABLE: false,
+	pkcs11.CKA_DESTROYABLE: false,
 }
 
 var goodRecordKey = map[uint]bool{
 	pkcs11.CKA_TOKEN: true, pkcs11.CKA_PRIVATE: true, pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false,
 	pkcs11.CKA_SIGN: true, pkcs11.CKA_VERIFY: false, pkcs11.CKA_MODIFIABLE: false, pkcs11.CKA_COPYABLE: false,
 	pkcs11.CKA_ENCRYPT: false, pkcs11.CKA_DECRYPT: false, pkcs11.CKA_WRAP: false, pkcs11.CKA_UNWRAP: false,
+	pkcs11.CKA_DESTROYABLE: false,
 }
 
-func (r raw) makeKEK(set map[uint]bool) {
-	r.t.Helper()
-	r.generate(pkcs11.CKM_AES_KEY_GEN, flags([]*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultKEK), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("12345678")),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
-	}, set))
+// The attributes of a KEK and a record key that are not flags.
+func kekBase() []*pkcs11.Attribute { return rootBase(hsm.DefaultKEK, "12345678") }
+
+func recordKeyBase() []*pkcs11.Attribute { return rootBase(hsm.DefaultRecordKey, "87654321") }
+
+func rootBase(label, id string) []*pkcs11.Attribute {
+	return []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(id))}
 }
 
-func (r raw) makeRecordKey(set map[uint]bool) {
+var keySize = pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize)
+
+func (r raw) makeKEK(set map[uint]bool) pkcs11.ObjectHandle {
 	r.t.Helper()
-	r.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, flags([]*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultRecordKey), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("87654321")),
-		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, 32),
-	}, set))
+	return r.generate(pkcs11.CKM_AES_KEY_GEN, flags(append(kekBase(), keySize), set))
+}
+
+func (r raw) makeRecordKey(set map[uint]bool) pkcs11.ObjectHandle {
+	r.t.Helper()
+	return r.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, flags(append(recordKeyBase(), keySize), set))
 }
 
 func but(good map[uint]bool, changes map[uint]bool) map[uint]bool {
@@ -51,58 +58,6 @@ func but(good map[uint]bool, changes map[uint]bool) map[uint]bool {
 
 func configOf(f softhsm.Fixture) hsm.Config {
 	return hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: f.PINFile}}
-}
-
-func TestHS18_BadRootKeysAreRefusedByName(t *testing.T) {
-	for _, test := range []struct {
-		name        string
-		kek, record map[uint]bool
-		says        string
-	}{
-		{"a KEK that can be extracted", map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}, nil, "CKA_EXTRACTABLE"},
-		{"a KEK that is not sensitive", map[uint]bool{pkcs11.CKA_SENSITIVE: false}, nil, "CKA_SENSITIVE"},
-		{"a KEK that decrypts", map[uint]bool{pkcs11.CKA_DECRYPT: true}, nil, "CKA_DECRYPT"},
-		{"a KEK that encrypts", map[uint]bool{pkcs11.CKA_ENCRYPT: true}, nil, "CKA_ENCRYPT"},
-		{"a KEK that signs", map[uint]bool{pkcs11.CKA_SIGN: true}, nil, "CKA_SIGN"},
-		{"a KEK that derives", map[uint]bool{pkcs11.CKA_DERIVE: true}, nil, "CKA_DERIVE"},
-		{"a KEK that does not unwrap", map[uint]bool{pkcs11.CKA_UNWRAP: false}, nil, "CKA_UNWRAP"},
-		{"a KEK that can be modified", map[uint]bool{pkcs11.CKA_MODIFIABLE: true}, nil, "CKA_MODIFIABLE"},
-		{"a KEK that can be copied", map[uint]bool{pkcs11.CKA_COPYABLE: true}, nil, "CKA_COPYABLE"},
-		{"a KEK without an unwrap template", nil, nil, "CKA_UNWRAP_TEMPLATE"},
-		{"a record key that wraps", nil, map[uint]bool{pkcs11.CKA_WRAP: true}, "CKA_WRAP"},
-		{"a record key that can be extracted", nil, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}, "CKA_EXTRACTABLE"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := softhsm.Token(t)
-			as(t, f, func(r raw) {
-				r.makeKEK(but(goodKEK, test.kek))
-				r.makeRecordKey(but(goodRecordKey, test.record))
-			})
-			err := refused(t, configOf(f))
-			says(t, err, test.says)
-
-			report, err := hsm.Doctor(t.Context(), configOf(f))
-			ok(t, err)
-			if report.OK {
-				t.Error("the doctor finds nothing")
-			}
-		})
-	}
-}
-
-func TestAnImportedKEKIsRefused(t *testing.T) {
-	f := softhsm.Token(t)
-	as(t, f, func(r raw) {
-		template := flags([]*pkcs11.Attribute{
-			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
-			pkcs11.NewAttribute(pkcs11.CKA_LABEL, hsm.DefaultKEK), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte("12345678")),
-			pkcs11.NewAttribute(pkcs11.CKA_VALUE, make([]byte, 32)),
-		}, goodKEK)
-		_, err := r.CreateObject(r.session, template)
-		ok(t, err)
-		r.makeRecordKey(goodRecordKey)
-	})
-	says(t, refused(t, configOf(f)), "CKA_LOCAL")
 }
 
 func TestTwoKEKsAreRefused(t *testing.T) {

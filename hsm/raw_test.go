@@ -40,8 +40,8 @@ func as(t *testing.T, f softhsm.Fixture, fn func(raw)) {
 	t.Helper()
 	ctx := pkcs11.New(f.Module)
 	ok(t, ctx.Initialize())
+	defer func() { ok(t, ctx.Finalize()) }() // also when fn ends the test
 	fn(raw{t, ctx, openRaw(t, ctx, f)})
-	ok(t, ctx.Finalize())
 }
 
 func (r raw) generate(mechanism uint, template []*pkcs11.Attribute) pkcs11.ObjectHandle {
