@@ -14,9 +14,6 @@ import (
 // List reads the whole directory: its cost is that of all names, so ask for
 // many at a time.
 func (s *Store) List(ctx context.Context, prefix, after string, n int) ([]string, error) {
-	if !keystore.ValidPrefix(prefix) || !keystore.ValidPrefix(after) {
-		return nil, fmt.Errorf("fs: list: %w", keystore.ErrName)
-	}
 	names, err := s.list(ctx, prefix, after, n)
 	if err != nil {
 		return nil, fmt.Errorf("fs: list: %w", err)
@@ -25,7 +22,7 @@ func (s *Store) List(ctx context.Context, prefix, after string, n int) ([]string
 }
 
 func (s *Store) list(ctx context.Context, prefix, after string, n int) ([]string, error) {
-	if err := alive(ctx); err != nil {
+	if err := keystore.CheckList(ctx, prefix, after); err != nil {
 		return nil, err
 	}
 	d, err := s.acquire()

@@ -12,7 +12,7 @@ import (
 
 // Get returns the record. The caller owns it.
 func (s *Store) Get(ctx context.Context, name string) ([]byte, keystore.Revision, error) {
-	if err := check(ctx, name); err != nil {
+	if err := keystore.Check(ctx, name); err != nil {
 		return nil, "", fmt.Errorf("fs: get: %w", err)
 	}
 	record, rev, err := s.get(name)

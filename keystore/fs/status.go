@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+
+	"github.com/keygate/keygate/keystore"
 )
 
 // probeSize is about that of a record: a disk may have room for less.
@@ -20,7 +22,7 @@ func (s *Store) Status(ctx context.Context) error {
 }
 
 func (s *Store) status(ctx context.Context) error {
-	if err := alive(ctx); err != nil {
+	if err := keystore.CheckAlive(ctx); err != nil {
 		return err
 	}
 	d, err := s.acquire()

@@ -13,7 +13,7 @@ import (
 // Create writes the record to a temporary file and links that to its final
 // name, which only one of any number of processes can do.
 func (s *Store) Create(ctx context.Context, name string, record []byte) error {
-	if err := checkWrite(ctx, name, record); err != nil {
+	if err := keystore.CheckWrite(ctx, name, record); err != nil {
 		return fmt.Errorf("fs: create: %w", err)
 	}
 	if err := s.create(name, record); err != nil {
@@ -47,7 +47,7 @@ func (s *Store) create(name string, record []byte) error {
 // Update writes the record to a temporary file and renames that over the old
 // one while it holds the lock that all processes share.
 func (s *Store) Update(ctx context.Context, name string, record []byte, rev keystore.Revision) error {
-	if err := checkWrite(ctx, name, record); err != nil {
+	if err := keystore.CheckWrite(ctx, name, record); err != nil {
 		return fmt.Errorf("fs: update: %w", err)
 	}
 	if err := s.update(ctx, name, record, rev); err != nil {
@@ -81,7 +81,7 @@ func (s *Store) update(ctx context.Context, name string, record []byte, rev keys
 
 // Delete unlinks the record while it holds the lock that all processes share.
 func (s *Store) Delete(ctx context.Context, name string, rev keystore.Revision) error {
-	if err := check(ctx, name); err != nil {
+	if err := keystore.Check(ctx, name); err != nil {
 		return fmt.Errorf("fs: delete: %w", err)
 	}
 	if err := s.delete(ctx, name, rev); err != nil {

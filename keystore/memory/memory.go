@@ -41,7 +41,7 @@ func New() *Store {
 
 // Create stores a copy of record under name.
 func (s *Store) Create(ctx context.Context, name string, record []byte) error {
-	if err := checkWrite(ctx, name, record); err != nil {
+	if err := keystore.CheckWrite(ctx, name, record); err != nil {
 		return fmt.Errorf("memory: create: %w", err)
 	}
 	s.mu.Lock()
@@ -58,7 +58,7 @@ func (s *Store) Create(ctx context.Context, name string, record []byte) error {
 
 // Get returns a copy of the record.
 func (s *Store) Get(ctx context.Context, name string) ([]byte, keystore.Revision, error) {
-	if err := check(ctx, name); err != nil {
+	if err := keystore.Check(ctx, name); err != nil {
 		return nil, "", fmt.Errorf("memory: get: %w", err)
 	}
 	s.mu.RLock()
@@ -75,7 +75,7 @@ func (s *Store) Get(ctx context.Context, name string) ([]byte, keystore.Revision
 
 // Update replaces the record by a copy of record if its revision is rev.
 func (s *Store) Update(ctx context.Context, name string, record []byte, rev keystore.Revision) error {
-	if err := checkWrite(ctx, name, record); err != nil {
+	if err := keystore.CheckWrite(ctx, name, record); err != nil {
 		return fmt.Errorf("memory: update: %w", err)
 	}
 	s.mu.Lock()
@@ -89,7 +89,7 @@ func (s *Store) Update(ctx context.Context, name string, record []byte, rev keys
 
 // Delete removes the record if its revision is rev.
 func (s *Store) Delete(ctx context.Context, name string, rev keystore.Revision) error {
-	if err := check(ctx, name); err != nil {
+	if err := keystore.Check(ctx, name); err != nil {
 		return fmt.Errorf("memory: delete: %w", err)
 	}
 	s.mu.Lock()
@@ -103,7 +103,7 @@ func (s *Store) Delete(ctx context.Context, name string, rev keystore.Revision) 
 
 // List returns up to n names after the name after, sorted.
 func (s *Store) List(ctx context.Context, prefix, after string, n int) ([]string, error) {
-	if err := checkList(ctx, prefix, after); err != nil {
+	if err := keystore.CheckList(ctx, prefix, after); err != nil {
 		return nil, fmt.Errorf("memory: list: %w", err)
 	}
 	s.mu.RLock()
@@ -128,7 +128,7 @@ func (s *Store) Watch(context.Context, func(name string)) error {
 
 // Status returns nil until the store is closed.
 func (s *Store) Status(ctx context.Context) error {
-	if err := alive(ctx); err != nil {
+	if err := keystore.CheckAlive(ctx); err != nil {
 		return fmt.Errorf("memory: status: %w", err)
 	}
 	s.mu.RLock()
