@@ -25,6 +25,11 @@ type branch struct {
 	until   int64        // the end of its life, likewise
 	left    atomic.Int64 // DEKs that it may still seal; of no meaning for an opened one
 	used    atomic.Int64 // when it last opened something, likewise; coarse
+
+	// Each of these holds b until it has fired or is stopped. They are set once,
+	// before others can see b there.
+	sealed *time.Timer // takes b out of its sealer
+	opened *time.Timer // takes b out of the cache of opened branch keys
 }
 
 // A sealer holds the branch key that new DEKs of one key version are sealed
@@ -32,6 +37,22 @@ type branch struct {
 type sealer struct {
 	current atomic.Pointer[branch]
 	making  atomic.Bool // the next one is being made, off the hot path
+}
+
+// use puts b in the place of the current branch key, for life.
+func (s *sealer) use(b *branch, life time.Duration) {
+	b.sealed = time.AfterFunc(life, func() { s.current.CompareAndSwap(b, nil) })
+	s.current.Swap(b).retire()
+}
+
+// forget leaves the next DEK to ask for a new branch key.
+func (s *sealer) forget() { s.current.Swap(nil).retire() }
+
+// retire, of a branch key that no sealer has any more, lets go of it.
+func (b *branch) retire() {
+	if b != nil {
+		b.sealed.Stop()
+	}
 }
 
 // renewAt is the part of its life, in percent, after which the next branch key
@@ -122,9 +143,11 @@ func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
 		return nil, err
 	}
 	b.left.Store(k.cfg.BranchUses)
-	r.sealer.current.Store(b)
+	r.sealer.use(b, k.cfg.BranchLifetime+k.cfg.Outage)
+	if k.opened.epoch.Load() != epoch {
+		r.sealer.forget() // maybe the key is not to have one: see forgetBranches
+	}
 	k.keep(b, epoch)
-	time.AfterFunc(k.cfg.BranchLifetime+k.cfg.Outage, func() { r.sealer.current.CompareAndSwap(b, nil) })
 	k.stats.branchesMade.Add(1)
 	return b, nil
 }
@@ -234,8 +257,17 @@ func (k *KMS) openWrapped(ctx context.Context, h envelope.Header, v version, wra
 // keep puts b into the cache of opened branch keys, until its life, and the
 // time that it may serve on in an outage, is over.
 func (k *KMS) keep(b *branch, epoch uint64) {
-	k.opened.put(b, epoch, k.cfg.MaxOpened)
-	time.AfterFunc(time.Duration(b.until-b.born)+k.cfg.Outage, func() { k.opened.remove(b) })
+	k.opened.put(b, epoch, k.cfg.MaxOpened, time.Duration(b.until-b.born)+k.cfg.Outage)
+}
+
+// forgetBranches forgets all branch keys of a record, also those that are being
+// made or opened now: whoever makes one looks at the epoch after he has put it
+// in its place.
+func (k *KMS) forgetBranches(r *record) {
+	k.opened.purge(r.ID)
+	if r.sealer != nil {
+		r.sealer.forget()
+	}
 }
 
 // seal returns the ciphertext of plaintext under b.

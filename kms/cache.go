@@ -173,8 +173,11 @@ func (k *KMS) adopt(old *cached, r *record) {
 		r.sealer, r.budget = old.last.sealer, old.last.budget
 	}
 	if r.usable() != nil || k.mode(r) == envelope.Direct {
+		k.forgetBranches(r)
 		r.sealer = new(sealer)
-		k.opened.purge(r.ID)
+	}
+	if old != nil && old.last != nil && old.last.ID != r.ID {
+		k.forgetBranches(old.last)
 	}
 }
 
@@ -192,6 +195,9 @@ func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) 
 	defer cancel()
 	err = k.store.Update(storeCtx, next.Name, raw, rev)
 	k.records.outdate(next.Name, &before)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return k.readError(ctx, next.Name, k.records.get(next.Name), storeError(err))
+	}
 	if err != nil {
 		return storeError(err)
 	}

@@ -263,7 +263,7 @@ func (k *KMS) remove(ctx context.Context, r *record, rev keystore.Revision) erro
 	defer cancel()
 	err := k.store.Delete(storeCtx, r.Name, rev)
 	k.records.forget(r.Name)
-	k.opened.purge(r.ID)
+	k.forgetBranches(r)
 	if err != nil {
 		return storeError(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/keygate/keygate/envelope"
 )
@@ -45,15 +46,16 @@ func (c *openedCache) get(h envelope.Header, wrapped []byte) *branch {
 	return nil
 }
 
-// put keeps b, unless there was a purge since epoch. At most limit are kept;
-// those that were not used for longest go first, of their shard.
-func (c *openedCache) put(b *branch, epoch uint64, limit int) {
+// put keeps b for life, unless there was a purge since epoch. At most limit are
+// kept; those that were not used for longest go first, of their shard.
+func (c *openedCache) put(b *branch, epoch uint64, limit int, life time.Duration) {
 	b.used.Store(b.born)
 	s := c.shard(b.wrapped)
 	s.change(func(entries map[string]*branch) {
 		if c.epoch.Load() != epoch {
 			return
 		}
+		b.opened = time.AfterFunc(life, func() { c.remove(b) })
 		entries[string(b.wrapped)] = b
 		for len(entries) > max(1, limit/openedShards) {
 			delete(entries, leastUsed(entries, b))
@@ -85,25 +87,35 @@ func (c *openedCache) remove(b *branch) {
 	c.shard(b.wrapped).drop(func(other *branch) bool { return other == b })
 }
 
+// drop takes the lock also where there seems to be nothing: a put that has looked
+// at the epoch may be about to store.
 func (s *openedShard) drop(gone func(*branch) bool) {
-	if entries := s.entries.Load(); entries == nil || len(*entries) == 0 {
-		return
-	}
 	s.change(func(entries map[string]*branch) {
 		maps.DeleteFunc(entries, func(_ string, b *branch) bool { return gone(b) })
 	})
 }
 
-// change puts a changed copy in the place of the shard's entries.
+// change puts a changed copy in the place of the shard's entries, and lets go of
+// those that are not in it.
 func (s *openedShard) change(edit func(map[string]*branch)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	next := make(map[string]*branch)
-	if old := s.entries.Load(); old != nil {
-		maps.Copy(next, *old)
+	var old map[string]*branch
+	if entries := s.entries.Load(); entries != nil {
+		old = *entries
 	}
+	next := make(map[string]*branch, len(old)+1)
+	maps.Copy(next, old)
 	edit(next)
+	if len(old) == 0 && len(next) == 0 {
+		return
+	}
 	s.entries.Store(&next)
+	for wrapped, b := range old {
+		if next[wrapped] != b {
+			b.opened.Stop() // it would hold b for the rest of its life
+		}
+	}
 }
 
 func (c *openedCache) size() (n int) {

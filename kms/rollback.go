@@ -42,8 +42,12 @@ func (k *KMS) readError(ctx context.Context, name string, old *cached, err error
 	err = k.absent(old, err)
 	switch {
 	case errors.Is(err, ErrKeyNotFound):
-		if old != nil {
-			k.records.swap(name, old, &cached{}, k.cfg.MaxRecords)
+		if old == nil {
+			break
+		}
+		k.records.swap(name, old, &cached{}, k.cfg.MaxRecords)
+		if old.last != nil {
+			k.forgetBranches(old.last)
 		}
 	case errors.Is(err, ErrCorrupt):
 		k.stats.corruptRecords.Add(1)

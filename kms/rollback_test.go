@@ -1,6 +1,7 @@
 package kms_test
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"time"
@@ -135,5 +136,25 @@ func TestWithoutAWindowAnotherNodeMayRemoveAndRemake(t *testing.T) {
 		if got := one.Stats().CorruptRecords; got != 0 {
 			t.Errorf("%d alarms", got)
 		}
+	})
+}
+
+// A racing store loses the record just before it is to be updated.
+type racing struct{ keystore.Store }
+
+func (r racing) Update(ctx context.Context, name string, record []byte, rev keystore.Revision) error {
+	if err := r.Delete(ctx, name, rev); err != nil {
+		return err
+	}
+	return r.Store.Update(ctx, name, record, rev)
+}
+
+func TestKS17_ARecordThatVanishesWhileItIsChangedIsAnAlarm(t *testing.T) {
+	inStores(t, func(t *testing.T, store keystore.Store) {
+		n, _ := on(t, racing{store})
+		_, err := n.DeleteKey(t.Context(), "a")
+		is(t, err, kms.ErrCorrupt)
+		_, err = n.CreateKey(t.Context(), "a", "")
+		is(t, err, kms.ErrCorrupt)
 	})
 }
