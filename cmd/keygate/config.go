@@ -7,8 +7,6 @@ import (
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
-	"github.com/keygate/keygate/hsm"
-	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/policy"
 )
@@ -89,15 +87,6 @@ type branchSection struct {
 
 type deletionSection struct {
 	Window *time.Duration `yaml:"window"`
-}
-
-type keyStoreSection struct {
-	FS     *fs.Config `yaml:"fs"`
-	Memory *struct{}  `yaml:"memory"`
-}
-
-type rootSection struct {
-	PKCS11 *hsm.Config `yaml:"pkcs11"`
 }
 
 // defaultAddress is that of KES.

@@ -251,34 +251,3 @@ func (c *configuration) checkBranch(y *yamlFile) {
 		c.outage = *o
 	}
 }
-
-func (c *configuration) checkKeyStore(y *yamlFile) {
-	const choices = "keystore is exactly one of fs and memory"
-	switch n := len(y.keys("keystore")); {
-	case n != 1:
-		y.failAt(at("keystore"), choices+", not %d", n)
-	case c.KeyStore.FS != nil && c.KeyStore.FS.Path == "", slices.Contains(y.keys("keystore"), "fs") && c.KeyStore.FS == nil:
-		y.failAt(at("keystore", "fs"), "keystore.fs.path is missing")
-	}
-}
-
-func (c *configuration) checkRoot(y *yamlFile) {
-	if c.Root.PKCS11 == nil {
-		y.failAt(at("root", "pkcs11"), "root.pkcs11 is missing: it says which token is the root of trust")
-		return
-	}
-	for _, err := range each(c.Root.PKCS11.Check()) {
-		text := strings.TrimPrefix(err.Error(), "hsm: ")
-		field, _, _ := strings.Cut(text, ":")
-		y.failAt(append(at("root", "pkcs11"), steps(field)...), "root.pkcs11.%s", text)
-	}
-}
-
-// steps splits a dotted path.
-func steps(path string) []any {
-	var all []any
-	for step := range strings.SplitSeq(path, ".") {
-		all = append(all, step)
-	}
-	return all
-}

@@ -23,6 +23,9 @@ func loadToken(path string) (hsm.Config, error) {
 	if err != nil {
 		return hsm.Config{}, err
 	}
+	if cfg.Root.PKCS11 == nil {
+		return hsm.Config{}, errors.New("the configuration names no token: root.pkcs11 is not there")
+	}
 	return *cfg.Root.PKCS11, nil
 }
 

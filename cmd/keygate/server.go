@@ -15,10 +15,7 @@ import (
 
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/gateway"
-	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/keystore"
-	"github.com/keygate/keygate/keystore/fs"
-	"github.com/keygate/keygate/keystore/memory"
 	"github.com/keygate/keygate/kms"
 )
 
@@ -74,7 +71,7 @@ type node struct {
 	log    *slog.Logger
 	level  *slog.LevelVar
 	trail  *audit.Log
-	root   *hsm.Root
+	root   kms.Root
 	store  keystore.Store
 	kms    *kms.KMS
 	server *gateway.Server
@@ -122,12 +119,16 @@ func (n *node) open(ctx context.Context) error {
 	if n.trail, err = audit.Open(auditConfig); err != nil {
 		return err
 	}
-	if n.root, err = hsm.Open(ctx, *n.cfg.Root.PKCS11, n.log); err != nil {
+	root, err := configured(roots, &n.cfg.file).open(ctx, n.cfg, n.log)
+	if err != nil {
 		return err
 	}
-	if n.store, err = openStore(n.cfg); err != nil {
+	n.root = root // not before: with an error it may be a nil pointer in an interface that is not nil
+	store, err := configured(keyStores, &n.cfg.file).open(ctx, n.cfg, n.log)
+	if err != nil {
 		return err
 	}
+	n.store = store
 	if n.kms, err = kms.New(n.cfg.kms(n.log), n.root, n.store); err != nil {
 		return err
 	}
@@ -138,25 +139,15 @@ func (n *node) open(ctx context.Context) error {
 	return err
 }
 
-// openStore opens the key store. One that is not there is no error: the gateway
-// starts, and answers 503 until it is.
-func openStore(cfg *configuration) (keystore.Store, error) {
-	if cfg.KeyStore.FS != nil {
-		return fs.Open(*cfg.KeyStore.FS, cfg.cluster.String())
-	}
-	return memory.New(), nil
-}
-
 func (n *node) announce() {
 	v := thisVersion()
+	root, store := configured(roots, &n.cfg.file), configured(keyStores, &n.cfg.file)
 	n.log.Info("keygate: starting", "version", v.Version, "commit", v.Commit, "go", v.Go,
 		"fips", v.FIPS, "fips_module", v.FIPSModule, "config", n.cfg.path, "cluster", n.cfg.cluster.String(),
-		"module", n.cfg.Root.PKCS11.Module, "token", n.cfg.Root.PKCS11.Token)
+		slog.Group("root", append([]any{"kind", root.name}, root.about(&n.cfg.file)...)...),
+		slog.Group("keystore", append([]any{"kind", store.name}, store.about(&n.cfg.file)...)...))
 	if err := lockMemory(); err != nil {
 		n.log.Warn("keygate: memory is not locked: run without swap, or raise the limit of locked memory", "error", err)
-	}
-	if n.cfg.KeyStore.FS == nil {
-		n.log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 	}
 	if n.cfg.auditOff {
 		n.log.Warn("keygate: log.audit drops all audit entries")

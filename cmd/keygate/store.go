@@ -35,16 +35,26 @@ To do it again changes nothing.`,
 		if err != nil {
 			return err
 		}
-		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: "memory"}
+		store := configured(keyStores, &cfg.file)
+		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: store.name}
 		if cfg.KeyStore.FS != nil {
-			result.KeyStore, result.Path = "fs", cfg.KeyStore.FS.Path
-			if err := initDirectory(*cfg.KeyStore.FS, result.Cluster); err != nil {
+			result.Path = cfg.KeyStore.FS.Path
+		}
+		if store.init != nil {
+			if err := store.init(cmd.Context(), cfg); err != nil {
 				return err
 			}
 		}
 		return printResult(cmd.OutOrStdout(), *asJSON, result, result.text)
 	}
 	return cmd
+}
+
+func checkDirectory(cfg *fs.Config) error {
+	if cfg.Path == "" {
+		return errors.New("fs: path: it is missing")
+	}
+	return nil
 }
 
 func initDirectory(cfg fs.Config, cluster string) error {
