@@ -24,7 +24,7 @@ func (s *Server) batchGenerate(r *request) (any, error) {
 		return nil, err
 	}
 	r.entry.Items = in.Count
-	batch, use, err := s.cfg.KMS.GenerateDataKeys(r.ctx, name, in.Count, in.Contexts)
+	batch, use, err := s.cfg.KMS.GenerateDataKeys(&r.ctx, name, in.Count, in.Contexts)
 	r.used(use)
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (s *Server) bulkDecrypt(r *request) (any, error) {
 
 func (s *Server) openBatch(r *request, name string, batch []kms.Sealed) ([]kms.Opened, error) {
 	r.entry.Items = len(batch)
-	opened, use, err := s.cfg.KMS.DecryptBatch(r.ctx, name, batch)
+	opened, use, err := s.cfg.KMS.DecryptBatch(&r.ctx, name, batch)
 	r.used(use)
 	var fault error
 	for _, o := range opened {

@@ -44,11 +44,21 @@ func (r *request) read() (err error) {
 	if r.http.ContentLength > r.route.maxBody {
 		return api.ErrBody
 	}
-	r.body, err = readAll(r.http.Body, r.http.ContentLength, r.route.maxBody)
+	r.timeReads(func() { r.body, err = readAll(r.http.Body, r.http.ContentLength, r.route.maxBody) })
 	if err != nil {
 		return api.ErrBody
 	}
 	return nil
+}
+
+// timeReads runs read, which reads the body, with an end of its reads.
+func (r *request) timeReads(read func()) {
+	if r.http.ProtoMajor >= 2 && r.http.ContentLength != 0 && !r.ctx.end.IsZero() {
+		timed := &timedRead{writer: r.writer, end: r.ctx.end}
+		r.conn.reads.add(timed)
+		defer r.conn.reads.remove(timed)
+	}
+	read()
 }
 
 // readAll reads at most limit bytes to the end of body, of which hint are

@@ -16,7 +16,7 @@ func (s *Server) generateDataKey(r *request) (any, error) {
 		return nil, err
 	}
 	if in.Plaintext != nil && !*in.Plaintext {
-		ciphertext, use, err := s.cfg.KMS.GenerateDataKeyWithoutPlaintext(r.ctx, name, in.Context)
+		ciphertext, use, err := s.cfg.KMS.GenerateDataKeyWithoutPlaintext(&r.ctx, name, in.Context)
 		r.used(use)
 		if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
 			err = api.ErrBody
@@ -26,7 +26,7 @@ func (s *Server) generateDataKey(r *request) (any, error) {
 		}
 		return &api.GenerateKeyResponse{Ciphertext: ciphertext}, nil
 	}
-	plaintext, ciphertext, use, err := s.cfg.KMS.GenerateDataKey(r.ctx, name, in.Context)
+	plaintext, ciphertext, use, err := s.cfg.KMS.GenerateDataKey(&r.ctx, name, in.Context)
 	r.used(use)
 	if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
 		clear(plaintext)
@@ -49,7 +49,7 @@ func (s *Server) encrypt(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	ciphertext, use, err := s.cfg.KMS.Encrypt(r.ctx, name, in.Plaintext, in.Context)
+	ciphertext, use, err := s.cfg.KMS.Encrypt(&r.ctx, name, in.Plaintext, in.Context)
 	r.used(use)
 	if err == nil && !decryptable(len(ciphertext), len(in.Context)) {
 		err = api.ErrBody
@@ -79,7 +79,7 @@ func (s *Server) decrypt(r *request) (any, error) {
 	if err := r.decode(&in); err != nil {
 		return nil, err
 	}
-	plaintext, use, err := s.cfg.KMS.Decrypt(r.ctx, name, in.Ciphertext, in.Context)
+	plaintext, use, err := s.cfg.KMS.Decrypt(&r.ctx, name, in.Ciphertext, in.Context)
 	r.used(use)
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (s *Server) mac(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	mac, use, err := s.cfg.KMS.MAC(r.ctx, name, in.Message)
+	mac, use, err := s.cfg.KMS.MAC(&r.ctx, name, in.Message)
 	r.used(use)
 	if err != nil {
 		return nil, err

@@ -46,6 +46,9 @@ type Server struct {
 	health  health
 	expired warnings
 	stop    chan struct{} // closed when the server begins to drain
+
+	conns       conns
+	connections connections
 }
 
 // drainTime is how long requests may take to end after Serve is told to.
@@ -87,8 +90,11 @@ func (s *Server) Reload(next State) error {
 // It must be called at most once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := s.httpServer()
+	ended := make(chan struct{})
+	defer close(ended)
+	go s.sweepUntil(ended)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(ln, "", "") }()
+	go func() { failed <- srv.ServeTLS(listener{ln, &s.conns}, "", "") }()
 	select {
 	case err := <-failed:
 		close(s.stop)
@@ -106,6 +112,22 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	<-failed
 	return err
+}
+
+// sweepUntil ends what takes too long on a connection or stream, until stop is
+// closed.
+func (s *Server) sweepUntil(stop <-chan struct{}) {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case now := <-tick.C:
+			s.conns.sweep(now)
+			s.connections.sweep(now)
+		}
+	}
 }
 
 // Handler returns the door itself, for a listener of the caller's. Without TLS

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,29 +16,33 @@ import (
 // A request is one request on its way through the door.
 type request struct {
 	http     *http.Request
-	ctx      context.Context // ends with the client, or with the route's time
+	conn     *connection
+	ctx      requestContext // ends with the client, or with the route's time
+	writer   http.ResponseWriter
 	state    *state          // one for all of the request
 	route    *route          // nil if there is none
 	resource string          // what follows the route's path: of rules, audit and operation alike
 	identity policy.Identity // empty: none was shown, or none is needed and it was no valid one
 	entry    audit.Entry     // filled on the way
 	start    time.Time       // for the duration
-	end      time.Time       // of the route's time; zero: none
 	body     []byte          // wiped at the end
 }
 
 // serve is the one way of every request, known route or not.
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
-	r := s.open(hr, rt, resource)
+	r := s.open(w, hr, rt, resource)
 	defer func() { clear(r.body) }()
-	defer s.metrics.begin()()
+	s.metrics.begin()
+	defer s.metrics.end()
+	r.limitTime()
+	defer r.ctx.release()
 	w.Header().Set("X-Request-Id", r.entry.RequestID)
 	reply, err := s.do(w, r)
 	s.answer(w, r, reply, err)
 }
 
-func (s *Server) open(hr *http.Request, rt *route, resource string) *request {
-	r := &request{http: hr, state: s.state.Load(), route: rt, resource: resource, start: time.Now()}
+func (s *Server) open(w http.ResponseWriter, hr *http.Request, rt *route, resource string) *request {
+	r := &request{http: hr, conn: connectionOf(hr), state: s.state.Load(), route: rt, resource: resource, writer: w, start: time.Now()}
 	r.entry = audit.Entry{Time: s.cfg.Now(), RequestID: newRequestID(), Source: hr.RemoteAddr}
 	if rt == nil {
 		r.entry.Path = shorten(hr.URL.Path)
@@ -63,8 +66,6 @@ func (s *Server) do(w http.ResponseWriter, r *request) (reply any, err error) {
 			reply, err = nil, fmt.Errorf("gateway: panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	cancel := r.limitTime(w)
-	defer cancel()
 	if r.route == nil {
 		s.identify(r)
 		return nil, api.ErrNotImplemented
@@ -86,39 +87,34 @@ func (s *Server) do(w http.ResponseWriter, r *request) (reply any, err error) {
 	return r.route.run(s, r)
 }
 
-// writeTime is what is left to write an answer when the time of its operation is
-// over.
-const writeTime = 5 * time.Second
-
-// limitTime sets the deadlines of the request's connection or stream and the end
-// of its context. They are set for every request, as those of the last one on an
-// HTTP/1.1 connection stay.
-func (r *request) limitTime(w http.ResponseWriter) context.CancelFunc {
+// limitTime has the request's context, reads and writes end when the route's time
+// is over. Where there are no deadlines, under a listener of the caller's, only the
+// context does.
+func (r *request) limitTime() {
 	timeout := writeTime
 	if r.route != nil {
 		timeout = r.state.settings[r.route.action].timeout
 	}
-	c := http.NewResponseController(w)
-	if timeout == 0 {
-		r.ctx = r.http.Context()
-		c.SetReadDeadline(time.Time{})
-		c.SetWriteDeadline(time.Time{})
-		return func() {}
+	r.ctx.Context = r.http.Context()
+	var writes time.Time
+	if timeout > 0 {
+		r.ctx.end = r.start.Add(timeout)
+		writes = r.ctx.end.Add(writeTime)
 	}
-	// Where there are no deadlines (under a listener of the caller's) the context
-	// remains.
-	r.end = r.start.Add(timeout)
-	c.SetReadDeadline(r.end)
-	c.SetWriteDeadline(r.end.Add(writeTime))
-	ctx, cancel := context.WithTimeout(r.http.Context(), timeout)
-	r.ctx = ctx
-	return cancel
+	c := http.NewResponseController(r.writer)
+	if r.http.ProtoMajor < 2 {
+		// Set for every request, as those of the last one stay.
+		c.SetReadDeadline(r.ctx.end)
+		c.SetWriteDeadline(writes)
+	} else if timeout > 0 {
+		c.SetWriteDeadline(writes) // for reads see timedRead
+	}
 }
 
 // abandoned reports whether the client is gone. When the route's time is over,
-// the read deadline ends the client's context, too.
+// the end of reads ends the client's context, too.
 func (r *request) abandoned() bool {
-	return r.http.Context().Err() != nil && (r.end.IsZero() || time.Now().Before(r.end))
+	return r.http.Context().Err() != nil && (r.ctx.end.IsZero() || time.Now().Before(r.ctx.end))
 }
 
 func namesKey(a policy.Action) bool {

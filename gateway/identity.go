@@ -2,12 +2,11 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keygate/keygate/api"
@@ -38,25 +37,34 @@ type peer struct {
 	selfSigned bool
 }
 
-// A connection holds what is found out of its peer at the first request.
+// A connection holds what is found out of its peer at the first request, and its
+// reads that have an end.
 type connection struct {
-	once sync.Once
-	peer peer
+	once    sync.Once
+	peer    peer
+	subject atomic.Pointer[subject] // of the last request
+	reads   timedReads
+}
+
+// A subject is what rules say of a connection's identity.
+type subject struct {
+	policy.Subject
+	rules *policy.Rules
 }
 
 type connectionKey struct{}
 
-// withConnection is http.Server.ConnContext.
-func withConnection(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, new(connection))
+// connectionOf returns the connection of a request. Under a listener of the
+// caller's each request has one of its own.
+func connectionOf(r *http.Request) *connection {
+	if c, ok := r.Context().Value(connectionKey{}).(*connection); ok {
+		return c
+	}
+	return new(connection)
 }
 
-// peerOf returns the peer of a request's connection.
-func peerOf(r *http.Request) *peer {
-	c, ok := r.Context().Value(connectionKey{}).(*connection)
-	if !ok {
-		c = new(connection)
-	}
+// peerOf returns who made the request.
+func (c *connection) peerOf(r *http.Request) *peer {
 	c.once.Do(func() {
 		if r.TLS == nil {
 			c.peer.err = errNoTLS
@@ -65,6 +73,16 @@ func peerOf(r *http.Request) *peer {
 		c.peer = newPeer(r.TLS.PeerCertificates)
 	})
 	return &c.peer
+}
+
+// subjectOf returns what rules say of the identity, which is that of the peer.
+func (c *connection) subjectOf(id policy.Identity, rules *policy.Rules) policy.Subject {
+	if s := c.subject.Load(); s != nil && s.rules == rules {
+		return s.Subject
+	}
+	s := &subject{rules.Subject(id), rules}
+	c.subject.Store(s)
+	return s.Subject
 }
 
 // newPeer returns who presents chain in a handshake. As in KES, exactly one
@@ -95,7 +113,7 @@ func isSelfSigned(c *x509.Certificate) bool {
 
 // identify sets the request's identity, or returns why there is none.
 func (s *Server) identify(r *request) error {
-	p := peerOf(r.http)
+	p := r.conn.peerOf(r.http)
 	if p.err != nil {
 		return p.err
 	}
@@ -115,11 +133,12 @@ func (s *Server) authorize(r *request) error {
 		s.metrics.refused.WithLabelValues("identity").Inc()
 		return err
 	}
-	r.entry.Policy = r.state.Rules.PolicyOf(r.identity)
+	subject := r.conn.subjectOf(r.identity, r.state.Rules)
+	r.entry.Policy = subject.Policy()
 	if err := s.admit(r); err != nil {
 		return err
 	}
-	if r.route.access == authorized && !r.state.Rules.Authorize(r.identity, r.route.action, r.resource).Allowed {
+	if r.route.access == authorized && !subject.Allows(r.route.action, r.resource) {
 		return api.ErrNotAllowed
 	}
 	r.entry.Outcome = ""
@@ -129,7 +148,7 @@ func (s *Server) authorize(r *request) error {
 // admit checks the client's certificate, at each request: a certificate can
 // expire, and the rules can change, while its connection lasts.
 func (s *Server) admit(r *request) error {
-	p := peerOf(r.http)
+	p := r.conn.peerOf(r.http)
 	if !mayAuthenticate(p.leaf, r.state.Clients.AnyUsage) {
 		s.metrics.refused.WithLabelValues("usage").Inc()
 		return errUsage

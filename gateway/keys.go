@@ -38,7 +38,7 @@ func (s *Server) createKey(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.cfg.KMS.CreateKeyWithMode(r.ctx, name, string(r.identity), mode)
+	info, err := s.cfg.KMS.CreateKeyWithMode(&r.ctx, name, string(r.identity), mode)
 	r.described(info)
 	return nil, err
 }
@@ -57,7 +57,7 @@ func (s *Server) importKey(r *request) (any, error) {
 	if in.Cipher != api.CipherAES256 && in.Cipher != api.CipherAES256KES {
 		return nil, api.CipherError(in.Cipher)
 	}
-	info, err := s.cfg.KMS.ImportKey(r.ctx, name, string(r.identity), in.Key)
+	info, err := s.cfg.KMS.ImportKey(&r.ctx, name, string(r.identity), in.Key)
 	r.described(info)
 	return nil, err
 }
@@ -67,7 +67,7 @@ func (s *Server) describeKey(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.cfg.KMS.DescribeKey(r.ctx, name)
+	info, err := s.cfg.KMS.DescribeKey(&r.ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (s *Server) deleteKey(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.cfg.KMS.DeleteKey(r.ctx, name)
+	info, err := s.cfg.KMS.DeleteKey(&r.ctx, name)
 	r.described(info)
 	return nil, err
 }
@@ -103,7 +103,7 @@ func (s *Server) listKeys(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := s.cfg.KMS.ListKeys(r.ctx, prefix)
+	names, err := s.cfg.KMS.ListKeys(&r.ctx, prefix)
 	if err != nil {
 		return nil, err
 	}

@@ -75,13 +75,14 @@ func gauge(name, help string) prometheus.Gauge {
 }
 
 // begin counts a request as active until end is called.
-func (m *metrics) begin() (end func()) {
+func (m *metrics) begin() {
 	m.active.Inc()
 	m.kes.active.Inc()
-	return func() {
-		m.active.Dec()
-		m.kes.active.Dec()
-	}
+}
+
+func (m *metrics) end() {
+	m.active.Dec()
+	m.kes.active.Dec()
 }
 
 // observe counts a request whose answer is ready.

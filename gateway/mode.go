@@ -29,7 +29,7 @@ func (s *Server) setKeyMode(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := s.cfg.KMS.SetMode(r.ctx, name, mode)
+	info, err := s.cfg.KMS.SetMode(&r.ctx, name, mode)
 	r.described(info)
 	if err == nil {
 		r.entry.Mode = info.Mode.String()
@@ -65,11 +65,11 @@ func (r *request) createMode() (envelope.Mode, error) {
 }
 
 // smallBody returns the body, if it has at most maxModeBody bytes, or nothing.
-func (r *request) smallBody() ([]byte, error) {
+func (r *request) smallBody() (body []byte, err error) {
 	if r.http.ContentLength == 0 || r.http.ContentLength > maxModeBody {
 		return nil, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(r.http.Body, maxModeBody+1))
+	r.timeReads(func() { body, err = io.ReadAll(io.LimitReader(r.http.Body, maxModeBody+1)) })
 	if err != nil {
 		return nil, api.ErrBody
 	}

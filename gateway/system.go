@@ -36,7 +36,7 @@ func (s *Server) ready(r *request) (any, error) {
 	if err := s.cfg.Audit.Ready(); err != nil {
 		return nil, errors.Join(api.ErrAuditUnavailable, err)
 	}
-	status := s.health.check(r.ctx)
+	status := s.health.check(&r.ctx)
 	if status.Store != nil {
 		return nil, errors.Join(downAs(status.Store, errStoreUnreachable, errStoreUnavailable), status.Store)
 	}
@@ -64,7 +64,7 @@ func (s *Server) status(r *request) (any, error) {
 		CPUs:   runtime.NumCPU(), UsableCPUs: runtime.GOMAXPROCS(0),
 		HeapMemUsed: memory.heap, StackMemUsed: memory.stack,
 	}
-	setHealth(status, s.health.check(r.ctx))
+	setHealth(status, s.health.check(&r.ctx))
 	if out := s.cfg.KMS.Stats().Outage; out > 0 {
 		status.RootOutage = max(1, int64(out/time.Second))
 	}

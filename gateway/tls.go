@@ -57,11 +57,12 @@ const (
 )
 
 // httpServer returns the HTTP server. Deadlines of bodies and answers are the
-// routes' own.
+// routes' own: see deadlines.
 func (s *Server) httpServer() *http.Server {
 	return &http.Server{
 		Handler:     s.Handler(),
-		ConnContext: withConnection,
+		ConnContext: s.connections.begin,
+		ConnState:   s.connections.changed,
 		TLSConfig: &tls.Config{
 			NextProtos: []string{"h2", "http/1.1"},
 			MinVersion: tls.VersionTLS12,

@@ -27,18 +27,41 @@ type Decision struct {
 // Authorize decides whether id may do a with resource: the name, or for a
 // listing what it asks for, or "" for an action that takes neither.
 func (r *Rules) Authorize(id Identity, a Action, resource string) Decision {
-	if id != "" && id == r.admin {
-		return Decision{Allowed: true, Admin: true}
-	}
-	p := r.identities[id]
-	if p == nil || a == 0 || a >= numActions {
-		return Decision{}
-	}
-	if a.Lists() {
+	s := r.Subject(id)
+	return Decision{Allowed: s.Allows(a, resource), Admin: s.admin, Policy: s.Policy()}
+}
+
+// A Subject is an identity as some Rules see it. It is immutable. The zero
+// Subject may do nothing.
+type Subject struct {
+	admin bool
+	rules *compiled // nil: of no policy
+}
+
+// Subject returns id as r sees it, for many decisions about it.
+func (r *Rules) Subject(id Identity) Subject {
+	return Subject{admin: id != "" && id == r.admin, rules: r.identities[id]}
+}
+
+// Allows decides as Authorize does.
+func (s Subject) Allows(a Action, resource string) bool {
+	switch {
+	case s.admin:
+		return true
+	case s.rules == nil || a == 0 || a >= numActions:
+		return false
+	case a.Lists():
 		resource = ListPrefix(resource)
 	}
-	allowed := !p.deny[a].match(resource) && p.allow[a].match(resource)
-	return Decision{Allowed: allowed, Policy: p.Name}
+	return !s.rules.deny[a].match(resource) && s.rules.allow[a].match(resource)
+}
+
+// Policy returns the name of the subject's policy, "" if it has none.
+func (s Subject) Policy() string {
+	if s.rules == nil {
+		return ""
+	}
+	return s.rules.Name
 }
 
 // Hides reports whether a name is to be left out of a listing for id, because
@@ -53,10 +76,7 @@ func (r *Rules) Admin() Identity { return r.admin }
 
 // PolicyOf returns the name of id's policy, "" if it has none.
 func (r *Rules) PolicyOf(id Identity) string {
-	if p := r.identities[id]; p != nil {
-		return p.Name
-	}
-	return ""
+	return r.Subject(id).Policy()
 }
 
 // Policy returns the policy of that name. The caller must not change its slices.

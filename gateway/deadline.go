@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Package http sets five deadlines on a connection for each request, and the gateway
+// two more. Each would be a timer of the runtime's that is made, moved and stopped
+// for nothing. A conn writes them down instead, and a sweeper looks at all
+// connections ten times a second: deadlines are up to sweepInterval late.
+
+// sweepInterval is how late a deadline of a connection or of a stream can be.
+const sweepInterval = 100 * time.Millisecond
+
+// A conn is a connection with deadlines that cost little.
+type conn struct {
+	net.Conn
+	all         *conns
+	read, write deadline
+}
+
+func (c *conn) SetReadDeadline(t time.Time) error { return c.read.put(t, c.Conn.SetReadDeadline) }
+
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.write.put(t, c.Conn.SetWriteDeadline) }
+
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+func (c *conn) Close() error {
+	c.all.remove(c)
+	return c.Conn.Close()
+}
+
+// sweep ends reads and writes whose time is over.
+func (c *conn) sweep(now time.Time) {
+	c.read.sweep(now, c.Conn.SetReadDeadline)
+	c.write.sweep(now, c.Conn.SetWriteDeadline)
+}
+
+// A deadline is one of a connection's two.
+type deadline struct {
+	at atomic.Int64 // in nanoseconds since 1970; 0: none, or it is over
+
+	mu   sync.Mutex
+	over bool // the connection itself has been told
+}
+
+// put has the deadline be t. One that is over is told at once: package http ends
+// a read in that way.
+func (d *deadline) put(t time.Time, tell func(time.Time) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !t.IsZero() && !time.Now().Before(t) {
+		d.at.Store(0)
+		d.over = true
+		return tell(t)
+	}
+	if t.IsZero() {
+		d.at.Store(0)
+	} else {
+		d.at.Store(t.UnixNano())
+	}
+	if !d.over {
+		return nil
+	}
+	d.over = false
+	return tell(time.Time{})
+}
+
+func (d *deadline) sweep(now time.Time, tell func(time.Time) error) {
+	if at := d.at.Load(); at == 0 || now.UnixNano() < at {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if at := d.at.Load(); at == 0 || now.UnixNano() < at {
+		return
+	}
+	d.at.Store(0)
+	d.over = true
+	tell(now) // fails only on a connection that is closed
+}
+
+// conns are the connections that are open.
+type conns struct {
+	mu  sync.Mutex
+	all map[*conn]struct{}
+}
+
+func (c *conns) add(nc net.Conn) *conn {
+	added := &conn{Conn: nc, all: c}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = make(map[*conn]struct{})
+	}
+	c.all[added] = struct{}{}
+	return added
+}
+
+func (c *conns) remove(gone *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, gone)
+}
+
+func (c *conns) sweep(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for one := range c.all {
+		one.sweep(now)
+	}
+}
+
+// A listener accepts connections with deadlines that cost little.
+type listener struct {
+	net.Listener
+	conns *conns
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.conns.add(nc), nil
+}

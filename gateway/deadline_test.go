@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+)
+
+// pair returns both ends of a connection, of which the server's is swept.
+func pair(t *testing.T) (server, client net.Conn, all *conns) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err = net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = new(conns)
+	server, err = listener{ln, all}.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close(); client.Close() })
+	stop := make(chan struct{})
+	t.Cleanup(func() { close(stop) })
+	go sweepInto(stop, all)
+	return server, client, all
+}
+
+func sweepInto(stop <-chan struct{}, all *conns) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(sweepInterval):
+			all.sweep(time.Now())
+		}
+	}
+}
+
+// within runs do and fails unless it returns a time-out between least and most.
+func within(t *testing.T, what string, least, most time.Duration, do func() error) {
+	t.Helper()
+	start := time.Now()
+	err := do()
+	if took := time.Since(start); !errors.Is(err, os.ErrDeadlineExceeded) || took < least || took > most {
+		t.Errorf("%s: %v after %v, want a time-out after %v to %v", what, err, took, least, most)
+	}
+}
+
+func TestDeadlinesOfConnections(t *testing.T) {
+	server, client, _ := pair(t)
+	b := make([]byte, 1)
+	read := func() error { _, err := server.Read(b); return err }
+
+	server.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
+	within(t, "read", 150*time.Millisecond, 2*time.Second, read)
+	within(t, "a read after its deadline", 0, 50*time.Millisecond, read)
+
+	server.SetReadDeadline(time.Time{})
+	client.Write(b)
+	if err := read(); err != nil {
+		t.Errorf("a read after its deadline was taken back: %v", err)
+	}
+
+	server.SetReadDeadline(time.Now().Add(-time.Hour))
+	within(t, "a deadline that is over", 0, 50*time.Millisecond, read)
+	server.SetDeadline(time.Now().Add(time.Hour))
+	client.Write(b)
+	if err := read(); err != nil {
+		t.Errorf("a read long before its deadline: %v", err)
+	}
+	// As package http ends a read that another goroutine waits in.
+	time.AfterFunc(50*time.Millisecond, func() { server.SetReadDeadline(time.Unix(1, 0)) })
+	within(t, "a read that is ended", 50*time.Millisecond, time.Second, read)
+
+	server.SetWriteDeadline(time.Now().Add(150 * time.Millisecond))
+	within(t, "writes that nobody reads", 150*time.Millisecond, 2*time.Second, func() (err error) {
+		for err == nil {
+			_, err = server.Write(make([]byte, 1<<20))
+		}
+		return err
+	})
+}
+
+func TestClosedConnectionsAreForgotten(t *testing.T) {
+	server, _, all := pair(t)
+	if len(all.all) != 1 {
+		t.Errorf("%d connections", len(all.all))
+	}
+	server.Close()
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if len(all.all) != 0 {
+		t.Errorf("%d connections after the end of the only one", len(all.all))
+	}
+}
+
+func TestContextOfARequestEndsWithItsTime(t *testing.T) {
+	c := &requestContext{Context: context.Background(), end: time.Now().Add(50 * time.Millisecond)}
+	if err := c.Err(); err != nil {
+		t.Errorf("it has ended already: %v", err)
+	}
+	if end, ok := c.Deadline(); !ok || !end.Equal(c.end) {
+		t.Errorf("deadline %v, %v", end, ok)
+	}
+	derived, cancel := context.WithCancel(c)
+	defer cancel()
+	<-derived.Done()
+	<-c.Done()
+	if !errors.Is(c.Err(), context.DeadlineExceeded) || !errors.Is(derived.Err(), context.DeadlineExceeded) {
+		t.Errorf("errors are %v, %v", c.Err(), derived.Err())
+	}
+
+	late := &requestContext{Context: context.Background(), end: time.Now().Add(-time.Second)}
+	if !errors.Is(late.Err(), context.DeadlineExceeded) {
+		t.Errorf("error is %v before anybody has waited", late.Err())
+	}
+	<-late.Done()
+}
+
+func TestContextOfARequestEndsWithItsClient(t *testing.T) {
+	for _, end := range []time.Time{{}, time.Now().Add(time.Hour)} {
+		client, gone := context.WithCancel(context.Background())
+		c := &requestContext{Context: client, end: end}
+		waits := &requestContext{Context: client, end: end}
+		done := waits.Done()
+		gone()
+		<-done
+		<-c.Done()
+		if !errors.Is(c.Err(), context.Canceled) || !errors.Is(waits.Err(), context.Canceled) {
+			t.Errorf("errors are %v, %v", c.Err(), waits.Err())
+		}
+	}
+	c := &requestContext{Context: context.Background(), end: time.Now().Add(time.Hour)}
+	done := c.Done()
+	c.release()
+	<-done
+}
+
+// A readEnder is the writer of a stream whose reads end.
+type readEnder struct {
+	http.ResponseWriter
+	ended int
+}
+
+func (r *readEnder) SetReadDeadline(time.Time) error { r.ended++; return nil }
+
+func TestReadsOfStreamsEndWithTheirTime(t *testing.T) {
+	end := time.Now()
+	var l timedReads
+	reads := make([]*timedRead, 3)
+	for i := range reads {
+		reads[i] = &timedRead{writer: new(readEnder), end: end.Add(time.Duration(i) * time.Second)}
+		l.add(reads[i])
+	}
+	ended := func(want ...int) {
+		t.Helper()
+		for i, r := range reads {
+			if got := r.writer.(*readEnder).ended; got != want[i] {
+				t.Errorf("read %d was ended %d times, not %d", i, got, want[i])
+			}
+		}
+	}
+	l.sweep(end.Add(-1))
+	ended(0, 0, 0)
+	l.sweep(end)
+	ended(1, 0, 0)
+	l.remove(reads[1])
+	l.sweep(end.Add(time.Hour))
+	ended(2, 0, 1)
+	l.remove(reads[0])
+	l.remove(reads[2])
+	l.sweep(end.Add(time.Hour))
+	ended(2, 0, 1)
+	if l.first != nil || l.some.Load() {
+		t.Error("reads that have ended are kept")
+	}
+}
+
+func TestAcceptErrorsAreReturned(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if _, err := (listener{ln, new(conns)}).Accept(); !errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+		t.Errorf("error is %v", err)
+	}
+}
