@@ -16,6 +16,9 @@ func (r *request) decode(into any) error {
 	if err := r.read(); err != nil {
 		return err
 	}
+	if simple, ok := into.(interface{ DecodeSimple([]byte) bool }); ok && simple.DecodeSimple(r.body) {
+		return nil
+	}
 	err := json.Unmarshal(r.body, into)
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
 		// Perhaps it is what comes after the document.

@@ -43,6 +43,7 @@ type Server struct {
 	echo    *echo.Echo
 	state   atomic.Pointer[state]
 	metrics *metrics
+	ids     *requestIDs
 	health  health
 	expired warnings
 	stop    chan struct{} // closed when the server begins to drain
@@ -62,7 +63,7 @@ func New(cfg Config, first State) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), started: cfg.Now().UTC(), routes: routes(), stop: make(chan struct{})}
+	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), started: cfg.Now().UTC(), routes: routes(), ids: newRequestIDs(), stop: make(chan struct{})}
 	s.health.kms = cfg.KMS
 	s.metrics = newMetrics(s)
 	s.echo = s.router()

@@ -43,7 +43,7 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 
 func (s *Server) open(w http.ResponseWriter, hr *http.Request, rt *route, resource string) *request {
 	r := &request{http: hr, conn: connectionOf(hr), state: s.state.Load(), route: rt, resource: resource, writer: w, start: time.Now()}
-	r.entry = audit.Entry{Time: s.cfg.Now(), RequestID: newRequestID(), Source: hr.RemoteAddr}
+	r.entry = audit.Entry{Time: s.cfg.Now(), RequestID: s.ids.id(), Source: hr.RemoteAddr}
 	if rt == nil {
 		r.entry.Path = shorten(hr.URL.Path)
 		return r

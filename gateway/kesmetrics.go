@@ -16,6 +16,7 @@ type kesMetrics struct {
 	handler                   http.Handler
 	success, errors, failures *prometheus.CounterVec // by code
 	active                    prometheus.Gauge
+	ok                        prometheus.Counter // of success, those of status 200
 	durations                 prometheus.Histogram
 	auditEvents               prometheus.Counter
 }
@@ -37,6 +38,7 @@ func newKESMetrics(s *Server) kesMetrics {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m.success, m.errors, m.failures, m.active, m.durations, m.auditEvents)
 	registry.MustRegister(s.systemFigures()...)
+	m.ok = m.success.WithLabelValues("200")
 	m.handler = handlerOf(registry)
 	return m
 }
@@ -62,6 +64,9 @@ func (m *kesMetrics) observe(status int, d time.Duration) {
 	m.durations.Observe(d.Seconds())
 	family := m.success
 	switch {
+	case status == http.StatusOK:
+		m.ok.Inc()
+		return
 	case status >= 500:
 		family = m.failures
 	case status >= 400:

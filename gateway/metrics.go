@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keygate/keygate/api"
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/policy"
 )
 
 // metrics are the server's figures: a rich set, and that of KES. No label holds
@@ -26,6 +28,8 @@ type metrics struct {
 	auditFailures prometheus.Counter
 	items         *prometheus.CounterVec // of batches, by operation and result
 	kes           kesMetrics
+
+	routes map[policy.Action]routeMetrics // what is counted of nearly all requests
 
 	all http.Handler
 }
@@ -59,6 +63,7 @@ func newMetrics(s *Server) *metrics {
 	registry.MustRegister(s.kmsFigures()...)
 	registry.MustRegister(s.branchFigures()...)
 	m.all = handlerOf(registry)
+	m.of(s.routes)
 	return m
 }
 
@@ -85,14 +90,35 @@ func (m *metrics) end() {
 	m.kes.active.Dec()
 }
 
+// routeMetrics are those of one route, found once: to find them by their labels
+// costs more than to count.
+type routeMetrics struct {
+	done      prometheus.Counter
+	durations prometheus.Observer
+}
+
+func (m *metrics) of(routes []route) {
+	m.routes = make(map[policy.Action]routeMetrics, len(routes))
+	for _, rt := range routes {
+		operation := rt.action.String()
+		m.routes[rt.action] = routeMetrics{m.requests.WithLabelValues(operation, string(audit.OK)), m.durations.WithLabelValues(operation)}
+	}
+}
+
 // observe counts a request whose answer is ready.
 func (m *metrics) observe(r *request, failure *api.Error) {
-	operation := "unknown"
-	if r.route != nil {
-		operation = r.route.action.String()
+	if r.route == nil {
+		m.requests.WithLabelValues("unknown", string(r.entry.Outcome)).Inc()
+		m.durations.WithLabelValues("unknown").Observe(r.entry.Duration.Seconds())
+	} else {
+		of := m.routes[r.route.action]
+		of.durations.Observe(r.entry.Duration.Seconds())
+		if r.entry.Outcome == audit.OK {
+			of.done.Inc()
+		} else {
+			m.requests.WithLabelValues(r.route.action.String(), string(r.entry.Outcome)).Inc()
+		}
 	}
-	m.requests.WithLabelValues(operation, string(r.entry.Outcome)).Inc()
-	m.durations.WithLabelValues(operation).Observe(r.entry.Duration.Seconds())
 	status := http.StatusOK
 	if failure != nil {
 		status = failure.Status
