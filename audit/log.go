@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,13 +42,28 @@ type Log struct {
 	off  atomic.Bool
 	subs subscribers
 
-	mu      sync.Mutex
+	// failing says that lines wait in the backlog, or are missing after it.
+	failing atomic.Bool
+	writers atomic.Int32 // calls of Write that have begun
+
+	joining sync.Mutex // guards group
+	group   *group     // the lines that the next write takes; nil: none yet
+
+	mu      sync.Mutex // held while lines are written; guards what follows
 	out     output
-	line    []byte // buffer of one entry
 	backlog []byte // whole lines that could not be written, in order
 	begun   int    // bytes of the backlog's first line that are at the end of the file already
 	missed  uint64 // entries after the backlog that found no place in it
 	stats   Stats
+}
+
+// A group is lines that one write(2) writes, whoever of those that wait for it is
+// first.
+type group struct {
+	lines   []byte
+	taken   bool  // it is written, or could not be; guarded by Log.mu, as the rest
+	written int   // bytes of whole lines that are in the file
+	err     error // why the others are not
 }
 
 // Stats counts what a Log has done since it was opened.
@@ -78,7 +94,8 @@ func (l *Log) SetOff(off bool) { l.off.Store(off) }
 // Write appends the entry to the file, after those that could not be written
 // before, and gives it to the subscribers. When it returns nil, write(2) has
 // returned: the entry survives the death of this process, though perhaps not
-// that of the machine.
+// that of the machine. Entries of calls that run at the same time go into one
+// write(2), which all of them wait for.
 //
 // If the entry cannot be written it is kept, to be written later with the mark
 // "late", and the error is ErrUnavailable: the request must not be answered with
@@ -88,8 +105,6 @@ func (l *Log) Write(e *Entry) error {
 	if l.off.Load() {
 		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if err := l.write(e); err != nil {
 		return l.tolerate(err)
 	}
@@ -97,31 +112,82 @@ func (l *Log) Write(e *Entry) error {
 }
 
 func (l *Log) write(e *Entry) error {
-	if err := l.flush(); err != nil {
-		l.keep(e.AppendJSON(l.line[:0]))
-		return err
+	others := l.writers.Add(1) > 1
+	defer l.writers.Add(-1)
+	g, end := l.join(e)
+	if others {
+		runtime.Gosched() // let them join
 	}
-	l.line = append(e.AppendJSON(l.line[:0]), '\n')
-	n, err := l.out.appendLines(l.line)
-	if err == nil {
-		l.stats.Written++
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !g.taken {
+		l.take(g)
+	}
+	if end <= g.written {
 		return nil
 	}
-	l.failed(err)
-	if n > 0 { // what is there cannot be taken back: the rest of the line must follow
-		l.backlog, l.begun = append(l.backlog, l.line...), n
-		l.stats.Failed++
-		return err
-	}
-	l.keep(l.line[:len(l.line)-1])
-	return err
+	return g.err
 }
+
+// lineBuffers holds buffers for one entry each, so that entries are encoded outside
+// of all locks.
+var lineBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// join puts the entry at the end of the open group and returns where its line ends
+// there.
+func (l *Log) join(e *Entry) (g *group, end int) {
+	b := lineBuffers.Get().(*[]byte)
+	defer lineBuffers.Put(b)
+	*b = append(e.AppendJSON((*b)[:0]), '\n')
+	l.joining.Lock()
+	defer l.joining.Unlock()
+	if l.group == nil {
+		l.group = new(group)
+	}
+	l.group.lines = append(l.group.lines, *b...)
+	return l.group, len(l.group.lines)
+}
+
+// take closes the group, which is the open one, and writes it. What cannot be
+// written is kept.
+func (l *Log) take(g *group) {
+	l.joining.Lock()
+	l.group = nil
+	l.joining.Unlock()
+	g.taken = true
+	rest := g.lines
+	if g.err = l.flush(); g.err == nil {
+		var n int
+		n, g.err = l.out.appendLines(g.lines)
+		if g.err == nil {
+			n = len(g.lines)
+		} else {
+			l.failed(g.err)
+		}
+		g.written = bytes.LastIndexByte(g.lines[:n], '\n') + 1
+		l.stats.Written += uint64(bytes.Count(g.lines[:g.written], newline))
+		rest = g.lines[g.written:]
+		if begun := n - g.written; begun > 0 { // what is there cannot be taken back: the rest of the line must follow
+			torn := bytes.IndexByte(rest, '\n') + 1
+			l.backlog, l.begun = append(l.backlog, rest[:torn]...), begun
+			l.stats.Failed++
+			rest = rest[torn:]
+		}
+	}
+	for line := range bytes.Lines(rest) {
+		l.keep(line[:len(line)-1])
+	}
+	l.failing.Store(len(l.backlog) > 0 || l.missed > 0)
+	g.lines = nil
+}
+
+var newline = []byte{'\n'}
 
 // Ready returns nil if an entry could be written now, as far as is known. Ask it
 // before a key operation is started: an operation that cannot be written down
 // must not be done. Where the log is not required, it is always nil.
 func (l *Log) Ready() error {
-	if l.off.Load() {
+	if l.off.Load() || !l.failing.Load() {
 		return nil
 	}
 	l.mu.Lock()
@@ -174,6 +240,7 @@ func (l *Log) flush() error {
 		}
 	}
 	l.backlog = nil // it may have been large
+	l.failing.Store(false)
 	l.cfg.Logger.Info("audit: entries can be written again")
 	return nil
 }
