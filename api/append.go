@@ -4,8 +4,15 @@ import "encoding/base64"
 
 // The answers of data keys encode themselves, byte for byte as package
 // json would (but see appendBinary), so that no copy of a secret stays behind in a buffer of that
-// package. AppendJSON appends the JSON of an answer to dst, and Wipe overwrites
-// the answer's secret.
+// package. AppendJSON appends the JSON of an answer to dst, which MaxJSON is room
+// enough for, so that none stays behind in a buffer that was too small, and Wipe
+// overwrites the answer's secret.
+
+// maxJSON is the room for an answer with binary fields of so many bytes in all.
+func maxJSON(bytes int) int { return base64.StdEncoding.EncodedLen(bytes) + 64 }
+
+// MaxJSON returns at least the bytes that AppendJSON appends.
+func (r *GenerateKeyResponse) MaxJSON() int { return maxJSON(len(r.Plaintext) + len(r.Ciphertext)) }
 
 // AppendJSON appends the answer as JSON.
 func (r *GenerateKeyResponse) AppendJSON(dst []byte) []byte {
@@ -19,6 +26,9 @@ func (r *GenerateKeyResponse) AppendJSON(dst []byte) []byte {
 // Wipe overwrites the plaintext.
 func (r *GenerateKeyResponse) Wipe() { clear(r.Plaintext) }
 
+// MaxJSON returns at least the bytes that AppendJSON appends.
+func (r *EncryptResponse) MaxJSON() int { return maxJSON(len(r.Ciphertext)) }
+
 // AppendJSON appends the answer as JSON.
 func (r *EncryptResponse) AppendJSON(dst []byte) []byte {
 	return append(appendBinary(append(dst, `{"ciphertext":`...), r.Ciphertext), '}')
@@ -27,6 +37,9 @@ func (r *EncryptResponse) AppendJSON(dst []byte) []byte {
 // Wipe does nothing: a ciphertext is no secret.
 func (r *EncryptResponse) Wipe() {}
 
+// MaxJSON returns at least the bytes that AppendJSON appends.
+func (r *DecryptResponse) MaxJSON() int { return maxJSON(len(r.Plaintext)) }
+
 // AppendJSON appends the answer as JSON.
 func (r *DecryptResponse) AppendJSON(dst []byte) []byte {
 	return append(appendBinary(append(dst, `{"plaintext":`...), r.Plaintext), '}')
@@ -34,6 +47,9 @@ func (r *DecryptResponse) AppendJSON(dst []byte) []byte {
 
 // Wipe overwrites the plaintext.
 func (r *DecryptResponse) Wipe() { clear(r.Plaintext) }
+
+// MaxJSON returns at least the bytes that AppendJSON appends.
+func (r *HMACResponse) MaxJSON() int { return maxJSON(len(r.HMAC)) }
 
 // AppendJSON appends the answer as JSON.
 func (r *HMACResponse) AppendJSON(dst []byte) []byte {

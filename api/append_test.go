@@ -11,6 +11,7 @@ import (
 func TestAppendJSONIsWhatPackageJSONReadsAndWrites(t *testing.T) {
 	b := []byte{0, 0xff, 0xfe, 'a'}
 	for _, r := range []interface {
+		MaxJSON() int
 		AppendJSON([]byte) []byte
 		Wipe()
 	}{
@@ -25,6 +26,9 @@ func TestAppendJSONIsWhatPackageJSONReadsAndWrites(t *testing.T) {
 		}
 		if got := r.AppendJSON([]byte("x")); string(got) != "x"+string(want) {
 			t.Errorf("%T: got %s, want %s", r, got[1:], want)
+		}
+		if len(want) > r.MaxJSON() {
+			t.Errorf("%T: %d bytes, and room for %d", r, len(want), r.MaxJSON())
 		}
 	}
 	if got := (&api.DecryptResponse{}).AppendJSON(nil); string(got) != `{"plaintext":""}` {

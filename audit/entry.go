@@ -50,14 +50,11 @@ type Entry struct {
 	Error     string        // the text that the client got; empty: the operation was done
 }
 
-// timeFormat is RFC 3339 with all nine digits, so that lines sort by time.
-const timeFormat = "2006-01-02T15:04:05.000000000Z07:00"
-
 // AppendJSON appends the entry as one JSON object, without a line break. It is
 // valid JSON of printable characters whatever the fields hold.
 func (e *Entry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"time":"`...)
-	dst = e.Time.UTC().AppendFormat(dst, timeFormat)
+	dst = appendTime(dst, e.Time)
 	dst = append(dst, '"')
 	dst = appendField(dst, "request_id", e.RequestID)
 	dst = appendField(dst, "identity", e.Identity)

@@ -82,3 +82,17 @@ func TestAppendJSONAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestTimesAreThoseOfPackageTime(t *testing.T) {
+	east := time.FixedZone("east", 3600)
+	for _, at := range []time.Time{
+		time.Unix(1700000000, 0), time.Unix(1700000000, 1), time.Unix(1700000000, 999999999), time.Unix(1700000001, 100),
+		time.Unix(1700000000, 123456789).In(east), {}, time.Unix(-1, 5), time.Unix(253402300799, 0), time.Unix(0, 0),
+	} {
+		e := audit.Entry{Time: at}
+		want := `{"time":"` + at.UTC().Format("2006-01-02T15:04:05.000000000Z07:00") + `"`
+		if got := e.AppendJSON(nil); !strings.HasPrefix(string(got), want) {
+			t.Errorf("%v: %s, not %s", at, got, want)
+		}
+	}
+}

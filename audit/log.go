@@ -46,8 +46,9 @@ type Log struct {
 	failing atomic.Bool
 	writers atomic.Int32 // calls of Write that have begun
 
-	joining sync.Mutex // guards group
+	joining sync.Mutex // guards what follows
 	group   *group     // the lines that the next write takes; nil: none yet
+	spare   []byte     // for the lines of the next group
 
 	mu      sync.Mutex // held while lines are written; guards what follows
 	out     output
@@ -142,7 +143,7 @@ func (l *Log) join(e *Entry) (g *group, end int) {
 	l.joining.Lock()
 	defer l.joining.Unlock()
 	if l.group == nil {
-		l.group = new(group)
+		l.group, l.spare = &group{lines: l.spare[:0]}, nil
 	}
 	l.group.lines = append(l.group.lines, *b...)
 	return l.group, len(l.group.lines)
@@ -178,6 +179,18 @@ func (l *Log) take(g *group) {
 		l.keep(line[:len(line)-1])
 	}
 	l.failing.Store(len(l.backlog) > 0 || l.missed > 0)
+	l.reuse(g)
+}
+
+// maxSpare bounds the memory that is kept for the next group, in bytes.
+const maxSpare = 64 << 10
+
+func (l *Log) reuse(g *group) {
+	if cap(g.lines) <= maxSpare {
+		l.joining.Lock()
+		l.spare = g.lines
+		l.joining.Unlock()
+	}
 	g.lines = nil
 }
 

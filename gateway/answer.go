@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/keygate/keygate/api"
@@ -20,6 +22,7 @@ type streamer interface {
 
 // A secret is a reply that is wiped as soon as it is encoded.
 type secret interface {
+	MaxJSON() int
 	AppendJSON(dst []byte) []byte
 	Wipe()
 }
@@ -30,8 +33,9 @@ func (s *Server) answer(w http.ResponseWriter, r *request, reply any, err error)
 	if w, ok := reply.(interface{ Wipe() }); ok {
 		defer w.Wipe()
 	}
-	body, err := encode(reply, err)
-	defer func() { clear(body) }()
+	buffer := bodies.Get().(*[]byte)
+	body, err := encode((*buffer)[:0], reply, err)
+	defer func() { release(buffer, body) }()
 	failure := r.conclude(err)
 	s.report(r, failure, err)
 	if err := s.cfg.Audit.Write(&r.entry); err != nil {
@@ -51,8 +55,23 @@ func (s *Server) answer(w http.ResponseWriter, r *request, reply any, err error)
 	}
 }
 
-// encode returns the body of a success: none for a nil reply and for a streamer.
-func encode(reply any, err error) ([]byte, error) {
+// bodies holds buffers for the bodies of answers. What is in them is wiped.
+var bodies = sync.Pool{New: func() any {
+	b := make([]byte, 0, 1024)
+	return &b
+}}
+
+// release wipes body and gives it back, if it is what buffer was made for.
+func release(buffer *[]byte, body []byte) {
+	clear(body)
+	if len(body) <= cap(*buffer) {
+		bodies.Put(buffer)
+	}
+}
+
+// encode appends the body of a success to dst: none for a nil reply and for a
+// streamer.
+func encode(dst []byte, reply any, err error) ([]byte, error) {
 	if err != nil || reply == nil {
 		return nil, err
 	}
@@ -61,7 +80,7 @@ func encode(reply any, err error) ([]byte, error) {
 		return nil, nil
 	case secret:
 		defer reply.Wipe()
-		return append(reply.AppendJSON(make([]byte, 0, 512)), '\n'), nil
+		return append(reply.AppendJSON(slices.Grow(dst, reply.MaxJSON()+1)), '\n'), nil
 	}
 	body, err := json.Marshal(reply)
 	if err != nil {
@@ -123,12 +142,15 @@ func writeError(w http.ResponseWriter, e *api.Error) {
 	writeBody(w, e.Status, e.AppendBody(nil))
 }
 
+// contentJSON is a header field that all answers share.
+var contentJSON = []string{"application/json"}
+
 func writeBody(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	if len(body) > 0 {
-		h.Set("Content-Type", "application/json")
+		h["Content-Type"] = contentJSON
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	w.Write(body) // the client may be gone: the audit log has the outcome
 }

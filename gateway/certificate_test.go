@@ -18,7 +18,7 @@ import (
 // An authority issues certificates.
 type authority struct{ tls.Certificate }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	return &authority{newCertificate(t, func(c *x509.Certificate) {
 		c.Subject.CommonName = name
 		c.IsCA, c.KeyUsage, c.ExtKeyUsage = true, x509.KeyUsageCertSign, nil
@@ -32,7 +32,7 @@ func (a *authority) pool() *x509.CertPool {
 }
 
 // issue returns a certificate with a new key.
-func (a *authority) issue(t *testing.T, change func(*x509.Certificate)) tls.Certificate {
+func (a *authority) issue(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	ok(t, err)
@@ -45,20 +45,20 @@ func asServer(c *x509.Certificate) {
 }
 
 // certify returns a certificate for a key.
-func (a *authority) certify(t *testing.T, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
+func (a *authority) certify(t testing.TB, key crypto.Signer, change func(*x509.Certificate)) tls.Certificate {
 	return makeCertificate(t, key, a.Leaf, a.PrivateKey, change)
 }
 
 // newCertificate returns a self-signed certificate with a new key: of a client,
 // unless change makes it another.
-func newCertificate(t *testing.T, change func(*x509.Certificate)) tls.Certificate {
+func newCertificate(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	ok(t, err)
 	return makeCertificate(t, key, nil, key, change)
 }
 
-func makeCertificate(t *testing.T, key crypto.Signer, parent *x509.Certificate, parentKey crypto.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
+func makeCertificate(t testing.TB, key crypto.Signer, parent *x509.Certificate, parentKey crypto.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	ok(t, err)

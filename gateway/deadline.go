@@ -22,9 +22,13 @@ type conn struct {
 	read, write deadline
 }
 
-func (c *conn) SetReadDeadline(t time.Time) error { return c.read.put(t, c.Conn.SetReadDeadline) }
+func (c *conn) SetReadDeadline(t time.Time) error {
+	return c.read.put(t, c.all.now.Load(), c.Conn.SetReadDeadline)
+}
 
-func (c *conn) SetWriteDeadline(t time.Time) error { return c.write.put(t, c.Conn.SetWriteDeadline) }
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	return c.write.put(t, c.all.now.Load(), c.Conn.SetWriteDeadline)
+}
 
 func (c *conn) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {
@@ -52,26 +56,28 @@ type deadline struct {
 	over bool // the connection itself has been told
 }
 
-// put has the deadline be t. One that is over is told at once: package http ends
-// a read in that way.
-func (d *deadline) put(t time.Time, tell func(time.Time) error) error {
+// put has the deadline be t. One that was over at the last sweep is told at once:
+// package http ends a read in that way.
+func (d *deadline) put(t time.Time, lastSweep int64, tell func(time.Time) error) error {
+	at := int64(0)
+	if !t.IsZero() {
+		at = t.UnixNano()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !t.IsZero() && !time.Now().Before(t) {
+	switch {
+	case at != 0 && at <= lastSweep:
 		d.at.Store(0)
 		d.over = true
 		return tell(t)
+	case d.over:
+		d.over = false
+		if err := tell(time.Time{}); err != nil {
+			return err
+		}
 	}
-	if t.IsZero() {
-		d.at.Store(0)
-	} else {
-		d.at.Store(t.UnixNano())
-	}
-	if !d.over {
-		return nil
-	}
-	d.over = false
-	return tell(time.Time{})
+	d.at.Store(at)
+	return nil
 }
 
 func (d *deadline) sweep(now time.Time, tell func(time.Time) error) {
@@ -90,6 +96,7 @@ func (d *deadline) sweep(now time.Time, tell func(time.Time) error) {
 
 // conns are the connections that are open.
 type conns struct {
+	now atomic.Int64 // of the last sweep, in nanoseconds since 1970
 	mu  sync.Mutex
 	all map[*conn]struct{}
 }
@@ -112,6 +119,7 @@ func (c *conns) remove(gone *conn) {
 }
 
 func (c *conns) sweep(now time.Time) {
+	c.now.Store(now.UnixNano())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {

@@ -24,6 +24,7 @@ func pair(t *testing.T) (server, client net.Conn, all *conns) {
 		t.Fatal(err)
 	}
 	all = new(conns)
+	all.sweep(time.Now())
 	server, err = listener{ln, all}.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +74,8 @@ func TestDeadlinesOfConnections(t *testing.T) {
 
 	server.SetReadDeadline(time.Now().Add(-time.Hour))
 	within(t, "a deadline that is over", 0, 50*time.Millisecond, read)
+	server.SetReadDeadline(time.Now().Add(-time.Nanosecond))
+	within(t, "a deadline that has just gone by", 0, 500*time.Millisecond, read)
 	server.SetDeadline(time.Now().Add(time.Hour))
 	client.Write(b)
 	if err := read(); err != nil {

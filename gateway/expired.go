@@ -36,7 +36,7 @@ func (w *warnings) due(id policy.Identity, now time.Time) bool {
 func (s *Server) acceptExpired(r *request) {
 	s.metrics.expired.Inc()
 	known := r.entry.Policy != "" || r.identity == r.state.Rules.Admin()
-	if leaf := r.conn.peerOf(r.http).leaf; known && s.expired.due(r.identity, s.cfg.Now()) {
+	if leaf := r.conn.peerOf(r.http).leaf; known && s.expired.due(r.identity, r.entry.Time) {
 		s.logger.Warn("gateway: a self-signed client certificate outside its validity was accepted; tls.clients.refuse_expired would refuse it",
 			"identity", r.identity, "not_before", leaf.NotBefore, "not_after", leaf.NotAfter)
 	}

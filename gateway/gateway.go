@@ -60,10 +60,8 @@ func New(cfg Config, first State) (*Server, error) {
 	if cfg.KMS == nil || cfg.Audit == nil || cfg.ErrorLog == nil {
 		return nil, errors.New("gateway: KMS, audit log and error log are required")
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), started: cfg.Now().UTC(), routes: routes(), ids: newRequestIDs(), stop: make(chan struct{})}
+	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), routes: routes(), ids: newRequestIDs(), stop: make(chan struct{})}
+	s.started = s.now(time.Now()).UTC()
 	s.health.kms = cfg.KMS
 	s.metrics = newMetrics(s)
 	s.echo = s.router()
@@ -71,6 +69,15 @@ func New(cfg Config, first State) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// now returns the time of the server's clock. now is that of the machine's, which is
+// the same but in tests.
+func (s *Server) now(now time.Time) time.Time {
+	if s.cfg.Now == nil {
+		return now
+	}
+	return s.cfg.Now()
 }
 
 // Reload replaces the state: all of it, or, with an error, nothing. Requests
@@ -93,6 +100,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := s.httpServer()
 	ended := make(chan struct{})
 	defer close(ended)
+	s.conns.sweep(time.Now())
 	go s.sweepUntil(ended)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ServeTLS(listener{ln, &s.conns}, "", "") }()

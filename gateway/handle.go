@@ -36,14 +36,14 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 	defer s.metrics.end()
 	r.limitTime()
 	defer r.ctx.release()
-	w.Header().Set("X-Request-Id", r.entry.RequestID)
+	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
 	reply, err := s.do(w, r)
 	s.answer(w, r, reply, err)
 }
 
 func (s *Server) open(w http.ResponseWriter, hr *http.Request, rt *route, resource string) *request {
 	r := &request{http: hr, conn: connectionOf(hr), state: s.state.Load(), route: rt, resource: resource, writer: w, start: time.Now()}
-	r.entry = audit.Entry{Time: s.cfg.Now(), RequestID: s.ids.id(), Source: hr.RemoteAddr}
+	r.entry = audit.Entry{Time: s.now(r.start), RequestID: s.ids.id(), Source: hr.RemoteAddr}
 	if rt == nil {
 		r.entry.Path = shorten(hr.URL.Path)
 		return r

@@ -153,7 +153,7 @@ func (s *Server) admit(r *request) error {
 		s.metrics.refused.WithLabelValues("usage").Inc()
 		return errUsage
 	}
-	invalid := validity(p.leaf, s.cfg.Now())
+	invalid := validity(p.leaf, r.entry.Time)
 	switch {
 	case invalid == nil:
 		return nil

@@ -24,7 +24,7 @@ type root struct {
 	calls atomic.Int64
 }
 
-func newRoot(t *testing.T) *root {
+func newRoot(t testing.TB) *root {
 	t.Helper()
 	f := softhsm.Token(t)
 	cfg := hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: f.PINFile}}

@@ -71,7 +71,7 @@ func (s *Server) status(r *request) (any, error) {
 	return status, nil
 }
 
-func (s *Server) upTime() time.Duration { return s.cfg.Now().Sub(s.started) }
+func (s *Server) upTime() time.Duration { return s.now(time.Now()).Sub(s.started) }
 
 type memory struct{ heap, objects, stack uint64 }
 

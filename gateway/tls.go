@@ -28,7 +28,7 @@ func (s *Server) tlsConfig(st *state, skipsAuth bool) *tls.Config {
 		MinVersion:   tls.VersionTLS12,
 		CipherSuites: cipherSuites,
 		NextProtos:   []string{"h2", "http/1.1"},
-		Time:         s.cfg.Now,
+		Time:         s.cfg.Now, // nil is package tls's own
 		// Each connection proves the client's key and checks its chain anew, so
 		// that no ticket outlives a change of the authorities.
 		SessionTicketsDisabled: true,

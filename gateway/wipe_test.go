@@ -44,20 +44,17 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo), Now: time.Now}, ids: newRequestIDs(), routes: routes()}
 	s.metrics = newMetrics(s)
 	s.state.Store(&state{settings: map[policy.Action]setting{policy.Encrypt: {open: true, timeout: time.Minute}}})
-	const secret = "a secret of the body"
-	for name, reply := range map[string]interface {
-		AppendJSON([]byte) []byte
-		Wipe()
-	}{
-		"data key":  &api.GenerateKeyResponse{Plaintext: []byte(secret)},
-		"plaintext": &api.DecryptResponse{Plaintext: []byte(secret)},
-		"HMAC":      &api.HMACResponse{HMAC: []byte(secret)},
+	const text = "a secret of the body"
+	for name, reply := range map[string]secret{
+		"data key":  &api.GenerateKeyResponse{Plaintext: []byte(text)},
+		"plaintext": &api.DecryptResponse{Plaintext: []byte(text)},
+		"HMAC":      &api.HMACResponse{HMAC: []byte(text)},
 	} {
 		for _, fails := range []bool{false, true} {
 			var body []byte
 			rt := &route{action: policy.Encrypt, method: http.MethodPut, maxBody: 1000, public: true, run: func(_ *Server, r *request) (any, error) {
 				err := r.read()
-				if body = r.body; string(body) != secret {
+				if body = r.body; string(body) != text {
 					t.Errorf("%s: body %q, %v", name, body, err)
 				}
 				if fails {
@@ -66,21 +63,21 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 				return reply, nil
 			}}
 			if fails {
-				reply = &api.GenerateKeyResponse{Plaintext: []byte(secret)}
+				reply = &api.GenerateKeyResponse{Plaintext: []byte(text)}
 			}
 			w := &keeper{ResponseRecorder: httptest.NewRecorder()}
-			s.serve(w, httptest.NewRequest(http.MethodPut, "/v1/key/encrypt/k", strings.NewReader(secret)), rt, "k")
-			told := strings.Contains(w.Body.String(), base64.StdEncoding.EncodeToString([]byte(secret)))
+			s.serve(w, httptest.NewRequest(http.MethodPut, "/v1/key/encrypt/k", strings.NewReader(text)), rt, "k")
+			told := strings.Contains(w.Body.String(), base64.StdEncoding.EncodeToString([]byte(text)))
 			if told == fails {
 				t.Errorf("%s: answered %s", name, w.Body)
 			}
 			if b := w.stays(); !fails && len(b) > 0 {
 				t.Errorf("%s: of the encoded answer stays %q", name, b)
 			}
-			if !bytes.Equal(body, make([]byte, len(secret))) {
+			if !bytes.Equal(body, make([]byte, len(text))) {
 				t.Errorf("%s: the body stays: %q", name, body)
 			}
-			if b := reply.AppendJSON(nil); !bytes.Contains(b, []byte(base64.StdEncoding.EncodeToString(make([]byte, len(secret))))) {
+			if b := reply.AppendJSON(nil); !bytes.Contains(b, []byte(base64.StdEncoding.EncodeToString(make([]byte, len(text))))) {
 				t.Errorf("%s: it stays: %s", name, b)
 			}
 		}
@@ -89,7 +86,7 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 
 func TestEncodedSecretsAreWiped(t *testing.T) {
 	reply := &api.GenerateKeyResponse{Plaintext: []byte("a secret")}
-	if _, err := encode(reply, nil); err != nil || !bytes.Equal(reply.Plaintext, make([]byte, 8)) {
+	if _, err := encode(nil, reply, nil); err != nil || !bytes.Equal(reply.Plaintext, make([]byte, 8)) {
 		t.Errorf("it stays, or error %v", err)
 	}
 }

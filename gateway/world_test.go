@@ -30,7 +30,7 @@ var cluster = kms.ClusterID{0xc1, 0xc2, 0xc3}
 
 // A world is a gateway on a real token, a real directory and real TLS.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	kms    *kms.KMS
 	root   *root
 	store  string // directory of the key store
@@ -55,7 +55,7 @@ type world struct {
 
 // newWorld starts a gateway with an admin and with an app whose policy is about
 // keys that begin with app-. Options change the world before it starts.
-func newWorld(t *testing.T, options ...func(*world)) *world {
+func newWorld(t testing.TB, options ...func(*world)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, store: filepath.Join(dir, "keys"), auditFile: filepath.Join(dir, "audit.log"), log: new(buffer), ca: newAuthority(t, "ca")}
@@ -213,7 +213,7 @@ func (w *world) last() map[string]any {
 
 // A client calls a server and fails its test if there is no answer.
 type client struct {
-	t    *testing.T
+	t    testing.TB
 	base string
 	http *http.Client
 }
@@ -273,7 +273,7 @@ func (c *client) fails(method, path, body string, status int, message string) an
 	return a
 }
 
-func isError(t *testing.T, what string, a answer, status int, message string) {
+func isError(t testing.TB, what string, a answer, status int, message string) {
 	t.Helper()
 	text, err := json.Marshal(message)
 	ok(t, err)
@@ -311,7 +311,7 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-func ok(t *testing.T, err error) {
+func ok(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -319,7 +319,7 @@ func ok(t *testing.T, err error) {
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

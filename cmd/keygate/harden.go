@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,16 +29,4 @@ func harden() error {
 // (RLIMIT_MEMLOCK; getrlimit(2)), and without CAP_IPC_LOCK that is usual.
 func lockMemory() error {
 	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
-}
-
-// gcPercent lets the heap grow to five times what is in use before it is
-// collected: that is a few MiB, and by default it would be collected some fifty
-// times a second under load.
-const gcPercent = 400
-
-// tuneGC sets gcPercent, unless the environment says something of its own.
-func tuneGC() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 }
