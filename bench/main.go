@@ -30,6 +30,8 @@ type bench struct {
 	conns   int           // of HTTP/1.1, and requests at a time over HTTP/2
 	h2conns int
 
+	pgo string // file to write a profile to; empty: run scenarios
+
 	keys, identities, policies, idle, generates int
 
 	repo    string // directories: of the repository
@@ -87,6 +89,7 @@ func command(ctx context.Context) error {
 	list := flag.Bool("list", false, "list the scenarios and end")
 	results := flag.String("o", "", "write the results to `FILE` (default bench/results.md for a run of all scenarios)")
 	parent := flag.String("dir", "", "make the state in a new directory in `DIRECTORY` (default the system's for temporary files)")
+	flag.StringVar(&b.pgo, "pgo", "", "run no scenario; write a CPU profile of a gateway to `FILE`, for its build")
 	limit := flag.Duration("timeout", 45*time.Minute, "end after this time")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds, of which medians are taken")
 	flag.DurationVar(&b.d, "d", 3*time.Second, "measured time of a round")
@@ -131,6 +134,9 @@ func (b *bench) main(ctx context.Context, names, results, parent string) error {
 	defer os.RemoveAll(b.dir)
 	if err := b.prepare(ctx); err != nil {
 		return err
+	}
+	if b.pgo != "" {
+		return b.writeProfile(ctx, b.pgo)
 	}
 	b.report.machine = b.machine()
 	failed := b.runAll(ctx, chosen)
