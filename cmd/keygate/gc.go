@@ -12,7 +12,7 @@ import (
 // would do so fifty times a second. The heap may grow by gcRoom however little is in
 // use, and by gcPercent of what is in use where that is more.
 const (
-	gcRoom    = 40 << 20 // bytes
+	gcRoom    = 32 << 20 // bytes
 	gcPercent = 100
 	// heapMin is what the runtime takes for in use at the least: with n percent it
 	// lets the heap grow to n percent of it, whatever is in use (heapMinimum of
