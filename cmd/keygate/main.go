@@ -78,7 +78,7 @@ prepares one.`,
 	root.AddCommand(
 		newServerCommand(), newConfigCommand(), newHSMCommand(), newStoreCommand(),
 		newKeyCommand(), newIdentityCommand(), newPolicyCommand(),
-		newLogCommand(), newStatusCommand(), newMetricCommand(),
+		newLogCommand(), newStatusCommand(), newReadyCommand(), newMetricCommand(),
 		newVersionCommand(),
 	)
 	return root
