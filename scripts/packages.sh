@@ -31,6 +31,7 @@ test)
 	need cc gcc libc6-dev
 	need_softhsm
 	need strace strace
+	need systemd-analyze systemd
 	;;
 *)
 	echo "usage: packages.sh build|run|test" >&2
