@@ -49,5 +49,17 @@ pgo: ## profile a gateway under load, for its build (a minute); writes cmd/keyga
 	@scripts/packages.sh run
 	@go run ./bench -pgo cmd/keygate/keygate.pgo
 
+# Clusters and charts.
+.PHONY: cluster test-helm
+cluster: ## start three gateways, with etcd, and run an example over them; PORT= puts them elsewhere
+	@scripts/packages.sh run
+	@scripts/build.sh
+	@scripts/cluster.sh run
+
+test-helm: ## pass the tests of the Helm chart (the first time for minutes)
+	@scripts/packages.sh run
+	@scripts/build.sh
+	@scripts/test-helm.sh
+
 clean: ## remove what was built; the state of "make run" stays
 	rm -rf bin
