@@ -43,7 +43,7 @@ vuln: ## look for known vulnerabilities in what is used, in VULNDB or on the net
 
 bench: ## measure against an echo server and a bare PKCS#11 loop (minutes); writes bench/results.md
 	@scripts/packages.sh run
-	@go run ./bench $(BENCHFLAGS)
+	@GOFIPS140=$${GOFIPS140-certified} go run ./bench $(BENCHFLAGS)
 
 clean: ## remove what was built; the state of "make run" stays
 	rm -rf bin
