@@ -64,7 +64,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 		log.Warn("hsm: the token has fewer sessions than are configured", "configured", cfg.Sessions, "used", sessions)
 	}
 	r.pool = newPool(sessions, spares, cfg.Timeout)
-	r.keeper = newPool(len(l.loaders), keeperSpares, cfg.Timeout)
+	r.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout)
 	return r, nil
 }
 

@@ -45,8 +45,8 @@ func (l *link) onLoader(ctx context.Context, fn func(session) error) error {
 }
 
 // takeLoader returns a loader that no call uses, locked, or nil: the keeper has
-// as many workers as there are loaders, and more only in the place of those that
-// hang.
+// no more workers than there are loaders, those included that take the place of
+// others that hang, so that more hang than may.
 func (l *link) takeLoader() *loader {
 	for i := range l.loaders {
 		if l.loaders[i].mu.TryLock() {
