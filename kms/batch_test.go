@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -236,13 +235,7 @@ func TestABatchInAnOutageSaysSo(t *testing.T) {
 // KEYGATE_LONG, and at fewer if not.
 func TestCR13_DEKsOfBatchesDiffer(t *testing.T) {
 	n := newBranchNode(t, nil)
-	count := 1_000_000
-	switch {
-	case os.Getenv("KEYGATE_LONG") != "":
-		count = 10_000_000
-	case raceEnabled:
-		count = 200_000
-	}
+	count := many()
 	// 64 bits of each: a chance of 3e-6 that two of 10^7 meet.
 	seen := make(map[uint64]struct{}, count)
 	for len(seen) < count {
