@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,7 +34,7 @@ func (b *bench) direct(ctx context.Context) error {
 		return err
 	}
 	t := b.report.table("Direct mode on SoftHSM, in one process", "sessions", "", "rate", "of the bare loop", "CPU each")
-	t.note("The machine does nothing beside, but what others do on it. All callers of a row share one key.")
+	t.note("Nothing else of this program runs meanwhile. The callers, as many as sessions, share one key.")
 	for _, sessions := range sessionCounts {
 		if err := b.directInProcess(ctx, t, loop, sessions); err != nil {
 			return err
@@ -44,7 +45,7 @@ func (b *bench) direct(ctx context.Context) error {
 
 // directInProcess measures the loop, package hsm and package kms in turn.
 func (b *bench) directInProcess(ctx context.Context, t *table, loop string, sessions int) error {
-	own, err := b.openHSM(ctx, sessions)
+	own, err := b.openHSM(ctx, b.state.module, sessions)
 	if err != nil {
 		return err
 	}
@@ -86,10 +87,12 @@ type hsmSpeed struct {
 }
 
 // hsmSpeeds are SoftHSM, which works on the CPUs that TLS and the load generator
-// need, and one that is as slow as hardware and so leaves them to these.
-var hsmSpeeds = []hsmSpeed{{"SoftHSM", 0}, {"an HSM of 1 ms a call", time.Millisecond}}
+// need, and two that are as slow as hardware in the machine and over a network,
+// and so leave them to these.
+var hsmSpeeds = []hsmSpeed{{"SoftHSM", 0}, {"an HSM of 1 ms a call", time.Millisecond}, {"an HSM of 5 ms a call", 5 * time.Millisecond}}
 
-// directWhole compares the loop with a gateway over HTTPS, both over the shim.
+// directWhole compares the loop with package kms in this process, and with a
+// gateway over HTTPS, all over the shim.
 func (b *bench) directWhole(ctx context.Context, loop string) error {
 	s, err := b.newShim(ctx)
 	if err != nil {
@@ -110,29 +113,45 @@ func (b *bench) directWhole(ctx context.Context, loop string) error {
 	if mode, err := g.mode(ctx, floorKey); err != nil || mode != "direct" {
 		return fmt.Errorf("the key is in mode %q: %w", mode, err)
 	}
+	for _, setting := range s.env() {
+		name, value, _ := strings.Cut(setting, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	own, err := b.openHSM(ctx, s.module, hsm.DefaultSessions)
+	if err != nil {
+		return err
+	}
+	defer own.close()
 	t := b.report.table(fmt.Sprintf("Direct mode, whole gateway, %d sessions", hsm.DefaultSessions), "HSM", "", "rate", "of the bare loop", "CPU each", "p50", "p99")
-	t.note("The gateway, the load generator and SoftHSM have the same CPUs; the loop has them for itself.")
+	t.note("The gateway, the load generator and SoftHSM have the same CPUs; the loop and package kms have them for themselves, with as many callers as the gateway has clients.")
 	for _, speed := range hsmSpeeds {
-		if err := b.directAt(ctx, t, loop, s, g, speed); err != nil {
+		if err := b.directAt(ctx, t, loop, s, own, g, speed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) directAt(ctx context.Context, t *table, loop string, s *shim, g *gateway, speed hsmSpeed) error {
+func (b *bench) directAt(ctx context.Context, t *table, loop string, s *shim, own *ownHSM, g *gateway, speed hsmSpeed) error {
 	if err := s.slow("C_Encrypt", speed.by); err != nil {
 		return err
 	}
 	whole := b.load(g.target(g.state.app), http1, always(generate(floorKey)))
-	whole.conns = 3 * hsm.DefaultSessions // so that a session has the next request while an answer is on its way
-	var bare, all []figures
+	const callers = 3 * hsm.DefaultSessions // so that a session has the next request while an answer is on its way
+	whole.conns = callers
+	var bare, inside, all []figures
 	for range b.rounds {
 		f, err := b.runLoop(ctx, loop, s.module, hsm.DefaultSessions, s.env()...)
 		if err != nil {
 			return err
 		}
 		bare = append(bare, f)
+		if f, err = own.measure(ctx, callers, b.d, own.generate); err != nil {
+			return err
+		}
+		inside = append(inside, f)
 		if f, err = measure(ctx, whole, g.process, b.warm, b.d); err == nil {
 			err = f.clean()
 		}
@@ -141,9 +160,13 @@ func (b *bench) directAt(ctx context.Context, t *table, loop string, s *shim, g 
 		}
 		all = append(all, f)
 	}
-	floor, f := median(bare), median(all)
+	floor, f := median(bare), median(inside)
 	r := ratio(f.rate, floor.rate)
 	t.row(speed.name, "bare PKCS#11 loop in C", perSecond(floor.rate), "1.00", micros(floor.cpu), "", "")
+	t.row(speed.name, "kms.GenerateDataKey, no HTTP", perSecond(f.rate), fmt.Sprintf("%.2f", r), micros(f.cpu), "", "")
+	b.report.verdict(r >= 0.85, "direct mode on "+speed.name+", package kms", ">= 85 % of the bare loop", "%.0f %%", r*100)
+	f = median(all)
+	r = ratio(f.rate, floor.rate)
 	t.row(speed.name, "generate over HTTP/1.1", perSecond(f.rate), fmt.Sprintf("%.2f", r), micros(f.cpu), micros(f.p50), micros(f.p99))
 	b.report.verdict(r >= 0.85, "direct mode on "+speed.name+", whole gateway", ">= 85 % of the bare loop", "%.0f %%", r*100)
 	return nil
@@ -191,8 +214,8 @@ type ownHSM struct {
 	kms    *kms.KMS
 }
 
-func (b *bench) openHSM(ctx context.Context, sessions int) (o *ownHSM, err error) {
-	root, err := b.openRoot(ctx, sessions)
+func (b *bench) openHSM(ctx context.Context, module string, sessions int) (o *ownHSM, err error) {
+	root, err := b.openRoot(ctx, module, sessions)
 	if err != nil {
 		return nil, err
 	}
