@@ -64,6 +64,7 @@ var scenarios = []scenario{
 	{"policies", "10 policies against -policies", (*bench).manyPolicies},
 	{"rss", "memory at rest", (*bench).rest},
 	{"idle", "-idle connections that do nothing", (*bench).idleConnections},
+	{"herd", "LD-09: a cold start of 1,000 keys, with -idle clients", (*bench).herd},
 	{"overload", "LD-02: 2, 5 and 20 times what an HSM can do", (*bench).overload},
 	{"flood", "LD-08: one identity floods, others work", (*bench).flood},
 	{"cancel", "LD-12: clients cancel every request after 1 ms", (*bench).cancelled},

@@ -34,7 +34,8 @@ type Config struct {
 	// RecordKey is the label of the key that authenticates key records. Default
 	// keygate-record.
 	RecordKey string `yaml:"record_key,omitempty"`
-	// Sessions is how many calls the token works on at a time. Default 16.
+	// Sessions is how many calls the token works on at a time. Default 16. Up to
+	// 18 more sessions are opened where keys are loaded at the same time.
 	Sessions int `yaml:"sessions,omitempty"`
 	// Timeout is how long a call may take. Default 2s.
 	Timeout time.Duration `yaml:"timeout,omitempty"`

@@ -30,9 +30,11 @@ type pool struct {
 // A worker is one goroutine of a pool and the session that it owns.
 type worker struct {
 	session session
-	since   atomic.Int64 // when the job began, in nanoseconds since 1970; 0: none runs
-	lost    bool         // under pool.mu
+	since   atomic.Int64 // when the job began, in nanoseconds since 1970; 0: none runs; or writtenOff
 }
+
+// writtenOff is what worker.since becomes when the worker is lost.
+const writtenOff = -1
 
 // queueFactor is how many calls may wait for each session.
 const queueFactor = 64
@@ -74,20 +76,20 @@ func (p *pool) run(w *worker, j *job) bool {
 		return true
 	}
 	p.calls.Add(1)
-	w.since.Store(time.Now().UnixNano())
+	began := time.Now().UnixNano()
+	w.since.Store(began)
 	j.run(w)
-	w.since.Store(0)
-	close(j.done)
-	return p.keep(w)
+	onTime := w.since.CompareAndSwap(began, 0)
+	j.done <- struct{}{}
+	return onTime || p.keep(w)
 }
 
+// keep takes back a worker that was written off, if its place has not been
+// taken.
 func (p *pool) keep(w *worker) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !w.lost {
-		return true
-	}
-	w.lost = false
+	w.since.Store(0)
 	p.lost--
 	if len(p.workers) <= p.size {
 		return true
@@ -115,10 +117,9 @@ func (p *pool) writeOff(now time.Time) {
 	defer p.mu.Unlock()
 	for w := range p.workers {
 		since := w.since.Load()
-		if w.lost || since == 0 || now.UnixNano()-since < int64(p.hung) {
+		if since <= 0 || now.UnixNano()-since < int64(p.hung) || !w.since.CompareAndSwap(since, writtenOff) {
 			continue
 		}
-		w.lost = true
 		p.lost++
 		p.written++
 		if len(p.workers) < p.size+p.spares {

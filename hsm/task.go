@@ -21,57 +21,58 @@ type task[T any] struct {
 	end     func()  // if not nil, is called once when run has returned or never will be called
 }
 
+// A called is a task that was given to a pool.
+type called[T any] struct {
+	job
+	task   task[T]
+	result T
+	err    error
+}
+
+func (c *called[T]) end() {
+	if c.task.end != nil {
+		c.task.end()
+	}
+}
+
+func (c *called[T]) runOn(w *worker) {
+	defer c.end()
+	c.result, c.err = c.task.run(w)
+	if !c.state.CompareAndSwap(jobRunning, jobDone) && c.err == nil && c.task.discard != nil {
+		c.task.discard(c.result)
+	}
+}
+
 // call runs t and returns what it returned, or ErrUnavailable at the end of
 // ctx. A task that has not begun then never does.
 func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
-	var result, none T
-	var err error
-	end := func() {
-		if t.end != nil {
-			t.end()
-		}
-	}
-	j := &job{done: make(chan struct{})}
-	j.run = func(w *worker) {
-		defer end()
-		result, err = t.run(w)
-		if !j.state.CompareAndSwap(jobRunning, jobDone) && err == nil && t.discard != nil {
-			t.discard(result)
-		}
-	}
+	var none T
+	w := waits.Get().(*waiting)
+	c := &called[T]{task: t, job: job{done: w.done}}
+	c.run = c.runOn
 	select {
-	case p.queue <- j:
+	case p.queue <- &c.job:
 	default:
 		p.full.Add(1)
-		end()
+		c.end()
 		return none, errQueueFull
 	}
-	reason := j.wait(ctx, p.quit)
-	if reason == nil {
-		return result, err
-	}
-	if j.state.CompareAndSwap(jobWaiting, jobLeft) {
-		end()
+	reason := w.until(ctx, p.quit)
+	if reason != nil && c.state.CompareAndSwap(jobWaiting, jobLeft) {
+		c.end()
 		return none, reason
 	}
-	// It runs, and a pool that closes waits for it.
-	if reason = j.wait(ctx, nil); reason != nil && j.state.CompareAndSwap(jobRunning, jobLeft) {
-		return none, reason
+	if reason != nil { // it runs, and a pool that closes waits for it
+		reason = w.until(ctx, nil)
 	}
-	<-j.done
-	return result, err
-}
-
-// wait returns nil when the job is done, or why it is no longer waited for.
-func (j *job) wait(ctx context.Context, quit chan struct{}) error {
-	select {
-	case <-j.done:
-		return nil
-	case <-quit:
-		return errClosed
-	case <-ctx.Done():
-		return waited(ctx, "wait for the module")
+	if reason != nil {
+		if c.state.CompareAndSwap(jobRunning, jobLeft) {
+			return none, reason
+		}
+		<-w.done
 	}
+	waits.Put(w)
+	return c.result, c.err
 }
 
 func waited(ctx context.Context, doing string) error {
@@ -85,7 +86,7 @@ var errHung = fmt.Errorf("hsm: a call hangs in the module: %w", kms.ErrUnavailab
 type job struct {
 	run   func(*worker)
 	state atomic.Int32
-	done  chan struct{}
+	done  chan struct{} // gets one message when run has returned
 }
 
 const (
