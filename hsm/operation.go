@@ -17,6 +17,7 @@ type operation[T any] struct {
 	a, b    []byte      // the caller's arguments, of which run gets copies that are wiped after it
 	run     func(s session, k *loaded, a, b []byte) (T, error)
 	discard func(T) // if not nil, gets a result that came after the caller had left
+	slow    bool    // see task
 }
 
 // run runs o. After a fault that another session may cure it tries once more,
@@ -74,6 +75,7 @@ func try[T any](ctx context.Context, r *Root, o operation[T], h keyHandle, again
 			return onSession(ctx, w, l, func(s session) (T, error) { return o.run(s, k, a, b) })
 		},
 		discard: o.discard,
+		slow:    o.slow,
 		end:     func() { clear(a); clear(b); k.done() },
 	})
 	r.react(ctx, k, err, again)

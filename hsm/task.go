@@ -1,15 +1,20 @@
 package hsm
 
 import (
+	"container/list"
 	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/keygate/keygate/kms"
 )
 
 var (
 	errQueueFull = fmt.Errorf("hsm: too many calls wait for a session: %w", kms.ErrUnavailable)
+	errBusy      = fmt.Errorf("hsm: no session is free in time: %w", kms.ErrUnavailable)
+	errStalled   = fmt.Errorf("hsm: the module does not answer: %w", kms.ErrUnavailable)
 	errClosed    = fmt.Errorf("hsm: the root is closed: %w", kms.ErrUnavailable)
 )
 
@@ -19,10 +24,12 @@ type task[T any] struct {
 	run     func(*worker) (T, error)
 	discard func(T) // if not nil, gets a result that nobody waits for any longer
 	end     func()  // if not nil, is called once when run has returned or never will be called
+	slow    bool    // it may take long where no other call does: its caller waits until his deadline
 }
 
-// call runs t and returns what it returned, or ErrUnavailable at the end of
-// ctx. A task that has not begun then never does.
+// call runs t and returns what it returned, or ErrUnavailable at the end of ctx,
+// or before, if t cannot begin in the time that the pool's queue allows, or the
+// module has stopped to answer. A task that has not begun then never does.
 func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
 	var result, none T
 	var err error
@@ -31,7 +38,7 @@ func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
 			t.end()
 		}
 	}
-	j := &job{done: make(chan struct{})}
+	j := &job{done: make(chan struct{}), caller: kms.CallerOf(ctx)}
 	j.run = func(w *worker) {
 		defer end()
 		result, err = t.run(w)
@@ -39,31 +46,43 @@ func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
 			t.discard(result)
 		}
 	}
-	select {
-	case p.queue <- j:
-	default:
+	if refused := p.queue.push(j, remaining(ctx)); refused != nil {
 		p.full.Add(1)
 		end()
-		return none, errQueueFull
+		return none, refused
 	}
-	reason := j.wait(ctx, p.quit)
+	patience := time.NewTimer(p.queue.wait)
+	defer patience.Stop()
+	reason := j.wait(ctx, p.quit, patience.C)
 	if reason == nil {
 		return result, err
 	}
 	if j.state.CompareAndSwap(jobWaiting, jobLeft) {
+		if reason == errBusy {
+			p.full.Add(1)
+		}
+		p.queue.remove(j)
 		end()
 		return none, reason
 	}
 	// It runs, and a pool that closes waits for it.
-	if reason = j.wait(ctx, nil); reason != nil && j.state.CompareAndSwap(jobRunning, jobLeft) {
+	if reason = j.outcome(ctx, p.queue, t.slow, patience); reason != nil && j.state.CompareAndSwap(jobRunning, jobLeft) {
 		return none, reason
 	}
 	<-j.done
 	return result, err
 }
 
+// remaining returns the time to the end of ctx.
+func remaining(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return time.Until(end)
+	}
+	return math.MaxInt64
+}
+
 // wait returns nil when the job is done, or why it is no longer waited for.
-func (j *job) wait(ctx context.Context, quit chan struct{}) error {
+func (j *job) wait(ctx context.Context, quit <-chan struct{}, patience <-chan time.Time) error {
 	select {
 	case <-j.done:
 		return nil
@@ -71,6 +90,23 @@ func (j *job) wait(ctx context.Context, quit chan struct{}) error {
 		return errClosed
 	case <-ctx.Done():
 		return waited(ctx, "wait for the module")
+	case <-patience:
+		return errBusy
+	}
+}
+
+// outcome waits for a job that runs, for as long as other calls begin and end, or,
+// if it is slow, until the end of ctx.
+func (j *job) outcome(ctx context.Context, q *queue, slow bool, patience *time.Timer) error {
+	for {
+		patience.Reset(q.wait / 4)
+		err := j.wait(ctx, nil, patience.C)
+		if err != errBusy {
+			return err
+		}
+		if !slow && q.hangs() {
+			return errStalled
+		}
 	}
 }
 
@@ -86,6 +122,10 @@ type job struct {
 	run   func(*worker)
 	state atomic.Int32
 	done  chan struct{}
+
+	caller string
+	line   *line         // under queue.mu
+	place  *list.Element // nil: it waits no longer
 }
 
 const (
