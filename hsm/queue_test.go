@@ -95,11 +95,16 @@ func TestACallerFillsHalfOfTheQueue(t *testing.T) {
 	cfg.Queue = hsm.Queue{Calls: 8, Wait: time.Second}
 	f := faulty{shim: s, root: hsmtest.Open(t, cfg)}
 	f.handle = newKey(t, f.root, kms.Encryption)
-	s.fail("C_Encrypt", fault{sleep: 300 * time.Millisecond})
+	s.fail("C_Encrypt", fault{sleep: 500 * time.Millisecond})
 	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() { f.try(caller(t, "flood")) })
+	flood := func(n int) {
+		for range n {
+			wg.Go(func() { f.try(caller(t, "flood")) })
+		}
 	}
+	flood(4)
+	waitFor(t, func() bool { return f.inside("C_Encrypt") == 4 })
+	flood(16)
 	waitFor(t, func() bool { return f.root.Stats().Rejected == 12 })
 	if n := f.root.Stats().Waiting; n != 4 {
 		t.Errorf("%d calls wait, not 4 of 8", n)
