@@ -19,6 +19,9 @@ type Config struct {
 	// written. Nil means true.
 	Required *bool `yaml:"required"`
 
+	// Polls says how much is written of what clients ask again and again.
+	Polls Polls `yaml:"polls"`
+
 	// Off drops entries: only subscribers see them. SetOff changes it.
 	Off bool `yaml:"-"`
 	// Logger is told when entries cannot be written any more, and when they can
@@ -40,6 +43,7 @@ type Log struct {
 	cfg  Config
 	off  atomic.Bool
 	subs subscribers
+	rest rest
 
 	mu      sync.Mutex
 	out     output
@@ -56,6 +60,7 @@ type Stats struct {
 	Failed  uint64 // entries that could not be written when their request was answered
 	Missed  uint64 // entries lost for good: they found no place in the backlog
 	Backlog int    // bytes that wait to be written
+	Skipped uint64 // polls that were left out
 }
 
 // Open returns a Log that appends to the file of cfg.
@@ -86,6 +91,9 @@ func (l *Log) SetOff(off bool) { l.off.Store(off) }
 func (l *Log) Write(e *Entry) error {
 	l.subs.send(e)
 	if l.off.Load() {
+		return nil
+	}
+	if l.rest.leaveOut(l.cfg.Polls, e) {
 		return nil
 	}
 	l.mu.Lock()
@@ -208,6 +216,7 @@ func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stats
+	s.Skipped = l.rest.skipped.Load()
 	s.Backlog = len(l.backlog)
 	return s
 }
@@ -232,5 +241,6 @@ func (l *Log) Close() error {
 	l.subs.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.settle()
 	return errors.Join(l.flush(), l.out.Close())
 }
