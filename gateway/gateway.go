@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/keygate/keygate/admission"
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/kms"
 )
@@ -29,6 +31,9 @@ type Config struct {
 
 	Version string // of the gateway, as it is told to clients
 	Commit  string
+
+	// Limits bounds what clients can ask for at a time.
+	Limits LimitsConfig
 
 	// Now is the clock, for tests. Nil means time.Now.
 	Now func() time.Time
@@ -46,6 +51,9 @@ type Server struct {
 	health  health
 	expired warnings
 	stop    chan struct{} // closed when the server begins to drain
+
+	callers  *callers
+	listener atomic.Pointer[admission.Listener] // nil before Serve
 }
 
 // drainTime is how long requests may take to end after Serve is told to.
@@ -56,10 +64,14 @@ func New(cfg Config, first State) (*Server, error) {
 	if cfg.KMS == nil || cfg.Audit == nil || cfg.ErrorLog == nil {
 		return nil, errors.New("gateway: KMS, audit log and error log are required")
 	}
+	if err := cfg.Limits.Check(); err != nil {
+		return nil, err
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), started: cfg.Now().UTC(), routes: routes(), stop: make(chan struct{})}
+	s.callers = newCallers(cfg.Limits)
 	s.health.kms = cfg.KMS
 	s.metrics = newMetrics(s)
 	s.echo = s.router()
@@ -88,7 +100,12 @@ func (s *Server) Reload(next State) error {
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := s.httpServer()
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(ln, "", "") }()
+	go func() { failed <- srv.ServeTLS(s.listen(ln), "", "") }()
+	ended := make(chan struct{})
+	var tolls sync.WaitGroup
+	tolls.Go(func() { s.collectTolls(ended) })
+	defer tolls.Wait()
+	defer close(ended)
 	select {
 	case err := <-failed:
 		close(s.stop)

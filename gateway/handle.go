@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/keygate/keygate/admission"
 	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/keystore"
@@ -26,11 +27,21 @@ type request struct {
 	start    time.Time       // for the duration
 	end      time.Time       // of the route's time; zero: none
 	body     []byte          // wiped at the end
+
+	caller *caller // whose it is, once it has come to enter
+	gate   *admission.Gate
+	ticket admission.Ticket
 }
 
 // serve is the one way of every request, known route or not.
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
 	r := s.open(hr, rt, resource)
+	if refused, wait := s.enter(r); refused != admitted {
+		w.Header().Set("X-Request-Id", r.entry.RequestID)
+		s.refuse(w, r, refused, wait)
+		return
+	}
+	defer r.gate.Leave(&r.ticket)
 	defer func() { clear(r.body) }()
 	defer s.metrics.begin()()
 	w.Header().Set("X-Request-Id", r.entry.RequestID)
@@ -45,7 +56,7 @@ func (s *Server) open(hr *http.Request, rt *route, resource string) *request {
 		r.entry.Path = shorten(hr.URL.Path)
 		return r
 	}
-	r.entry.Operation = rt.action.String()
+	r.entry.Operation, r.entry.Poll = rt.action.String(), rt.public || rt.action == policy.DescribeKey
 	switch {
 	case namesKey(rt.action) && keystore.ValidName(resource):
 		r.entry.Key = resource

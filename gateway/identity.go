@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/policy"
 )
 
@@ -42,13 +44,16 @@ type peer struct {
 type connection struct {
 	once sync.Once
 	peer peer
+	seen atomic.Pointer[seen] // whose it is; nil: not known yet
 }
 
 type connectionKey struct{}
 
 // withConnection is http.Server.ConnContext.
 func withConnection(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, new(connection))
+	c := new(connection)
+	ctx = kms.WithCaller(ctx, func() string { return string(c.peer.identity) }) // asked for below the door only, where it is known
+	return context.WithValue(ctx, connectionKey{}, c)
 }
 
 // peerOf returns the peer of a request's connection.

@@ -41,7 +41,7 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo), Now: time.Now}}
+	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo), Now: time.Now}, callers: newCallers(LimitsConfig{})}
 	s.metrics = newMetrics(s)
 	s.state.Store(&state{settings: map[policy.Action]setting{policy.Encrypt: {open: true, timeout: time.Minute}}})
 	const secret = "a secret of the body"
