@@ -57,11 +57,11 @@ type Queue struct {
 	// Calls is how many may wait, half of them of one client. Others are refused.
 	// Default 64 for each session.
 	Calls int `yaml:"calls,omitempty"`
-	// Wait is how long a call may wait for a session. One that would wait longer,
-	// by its place in the queue and the pace of late, is refused at once. While all
-	// sessions are in calls of which none ends for so long, the module counts as
-	// stalled: all calls but those that make keys are refused, those that run too.
-	// Default 250ms, and no more than Timeout.
+	// Wait is how long a call may wait for a session. One that would wait for more
+	// than half of that, by its place in the queue and the pace of late, is refused
+	// at once. While all sessions are in calls of which none ends for so long, the
+	// module counts as stalled: all calls but those that make keys are refused,
+	// those that run too. Default 250ms, and no more than Timeout.
 	Wait time.Duration `yaml:"wait,omitempty"`
 }
 

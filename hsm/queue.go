@@ -61,7 +61,10 @@ func (q *queue) push(j *job, left time.Duration) error {
 	return nil
 }
 
-// refuse returns why another call of l's caller cannot be served within left.
+// refuse returns why another call of l's caller cannot begin within left. It is let
+// in only if it has twice the time that is estimated: the pace varies, and to be
+// refused late is worse than to be refused at once. A queue half as long keeps the
+// workers as busy.
 func (q *queue) refuse(l *line, left time.Duration) error {
 	own := 0
 	if l != nil {
@@ -70,7 +73,7 @@ func (q *queue) refuse(l *line, left time.Duration) error {
 	switch {
 	case q.n >= q.limit || own >= max(q.limit/2, 1):
 		return errQueueFull
-	case q.stalled(time.Now()) || q.estimate(own) > left:
+	case q.stalled(time.Now()) || q.estimate(own) > left/2:
 		return errBusy
 	}
 	return nil

@@ -41,7 +41,7 @@ func TestWhatCannotBeginInTimeIsRefusedAtOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	var done, refused, late atomic.Int64
-	for range 100 { // of which some 25 can begin within 250 ms
+	for range 100 { // of which some 16 can begin within 125 ms
 		wg.Go(func() {
 			took, err := f.try(t.Context())
 			switch {
@@ -67,7 +67,7 @@ func TestWhatCannotBeginInTimeIsRefusedAtOnce(t *testing.T) {
 
 func TestCallersTakeTurns(t *testing.T) {
 	f := openFaulty(t)
-	f.fail("C_Encrypt", fault{sleep: 40 * time.Millisecond})
+	f.fail("C_Encrypt", fault{sleep: 25 * time.Millisecond})
 	var wg sync.WaitGroup
 	var flooded atomic.Int64
 	for range 24 { // 6 rounds of 4 sessions
