@@ -53,6 +53,7 @@ type Server struct {
 	stop    chan struct{} // closed when the server begins to drain
 
 	callers  *callers
+	pressure pressure
 	listener atomic.Pointer[admission.Listener] // nil before Serve
 }
 
@@ -102,9 +103,10 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ServeTLS(s.listen(ln), "", "") }()
 	ended := make(chan struct{})
-	var tolls sync.WaitGroup
-	tolls.Go(func() { s.collectTolls(ended) })
-	defer tolls.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.collectTolls(ended) })
+	beside.Go(func() { s.watchPressure(ended) })
+	defer beside.Wait()
 	defer close(ended)
 	select {
 	case err := <-failed:
