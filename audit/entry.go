@@ -1,5 +1,7 @@
 // Package audit is the trail of who asked for what: one entry for each request,
-// refusals and failures too, written before the request is answered.
+// refusals and failures too, written before the request is answered. Of requests
+// that were not begun for want of room, and of polls if Config says so, one entry
+// stands for many; see Entry.Skipped.
 //
 // An entry holds names and outcomes only. Nothing that a client sends as a body,
 // and no context, gets into it.
