@@ -37,6 +37,7 @@ func (s *state) text(c config) string {
 	}
 	writePolicy(p, "app", append([]policy.Identity{identityOf(s.app)}, c.clients...)...)
 	p("audit:\n  file: %s", quoted(s.file("audit.log")))
+	p("limits:\n  connections_per_source: 16384") // all clients are on this machine
 	p("keystore:\n  fs:\n    path: %s", quoted(s.file(or(c.keystore, "keystore"))))
 	p("root:\n  pkcs11:\n    module: %s\n    token: keygate\n    pin:\n      file: %s", quoted(or(c.module, s.module)), quoted(s.file("pin")))
 	if c.sessions > 0 {

@@ -3,8 +3,10 @@ package gateway
 import (
 	"math"
 	"net/http"
+	"runtime"
 	runtimemetrics "runtime/metrics"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -15,7 +17,8 @@ import (
 // its connections that are read from does. While requests wait for a CPU, the
 // connections of identities with more than their share rest after each answer, for
 // as long as it takes to make the wait short again. Nothing is refused by it, and a
-// client that is alone is not slowed.
+// client that is alone is not slowed. Where it is other processes that make the
+// CPU short, which shows in how little this one gets, nobody is: it would not help.
 type pressure struct {
 	rest atomic.Int64 // of connections of heavy callers, after each request, in nanoseconds
 	look int          // ticks to the next look at who is heavy
@@ -27,19 +30,23 @@ const (
 	// pressureTarget is the wait for a CPU, as a median, above which there is
 	// pressure. It is what some 60 requests take on two CPUs.
 	pressureTarget = 500 * time.Microsecond
+	// pressureCPU is the part of its CPUs that this process uses at the least where
+	// it is the cause.
+	pressureCPU = 0.5
 	// A rest grows and shrinks by a part at each tick: tenfold in 0.25 s, to a tenth
 	// in 0.75 s.
 	firstRest = time.Millisecond
 	mostRest  = 250 * time.Millisecond
+	mostLate  = 10 * time.Millisecond // of an answer over HTTP/2
 	restGrows = 1.1
 	restEnds  = 0.97
 )
 
-// step takes note of how long work waited for a CPU of late, and reports whether
-// there is pressure.
-func (p *pressure) step(wait time.Duration) bool {
+// step takes note of how long work waited for a CPU of late, and what part of its
+// CPUs this process has used, and reports whether there is pressure.
+func (p *pressure) step(wait time.Duration, used float64) bool {
 	rest := time.Duration(p.rest.Load())
-	if wait > pressureTarget {
+	if wait > pressureTarget && used > pressureCPU {
 		rest = min(max(time.Duration(float64(rest)*restGrows), firstRest), mostRest)
 	} else if rest = time.Duration(float64(rest) * restEnds); rest < firstRest/2 {
 		rest = 0
@@ -74,7 +81,9 @@ func (s *Server) yield(w http.ResponseWriter, r *request) {
 	if rest == 0 || !r.caller.heavy.Load() {
 		return
 	}
-	if r.http.ProtoMajor >= 2 || http.NewResponseController(w).Flush() == nil {
+	if r.http.ProtoMajor >= 2 {
+		s.rest(r.http.Context(), min(rest, mostLate))
+	} else if http.NewResponseController(w).Flush() == nil {
 		s.rest(r.http.Context(), rest)
 	}
 }
@@ -84,13 +93,14 @@ func (s *Server) watchPressure(done <-chan struct{}) {
 	tick := time.NewTicker(pressureTick)
 	defer tick.Stop()
 	var waits cpuWaits
+	var used cpuUse
 	for {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
 		}
-		if !s.pressure.step(waits.median()) {
+		if !s.pressure.step(waits.median(), used.share()) {
 			s.pressure.look = 0
 			continue
 		}
@@ -99,6 +109,29 @@ func (s *Server) watchPressure(done <-chan struct{}) {
 			share(s.callers.list())
 		}
 	}
+}
+
+// A cpuUse is what part of its CPUs this process has used of late. The zero value
+// is none.
+type cpuUse struct {
+	at   time.Time
+	cpu  time.Duration
+	mean float64 // over some 8 calls of share
+}
+
+// share returns the part, up to now, from 0 to 1.
+func (c *cpuUse) share() float64 {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	now, cpu := time.Now(), time.Duration(u.Utime.Nano()+u.Stime.Nano())
+	if passed := now.Sub(c.at); !c.at.IsZero() && passed > 0 {
+		part := float64(cpu-c.cpu) / float64(passed) / float64(runtime.GOMAXPROCS(0))
+		c.mean += (part - c.mean) / 8
+	}
+	c.at, c.cpu = now, cpu
+	return c.mean
 }
 
 // cpuWaits are the times that goroutines waited for a CPU, as package runtime

@@ -9,13 +9,13 @@ import (
 func TestPressureGrowsAndEnds(t *testing.T) {
 	var p pressure
 	for range 100 {
-		if p.step(pressureTarget) {
-			t.Fatal("a short wait is pressure")
+		if p.step(pressureTarget, 1) || p.step(time.Second, pressureCPU) {
+			t.Fatal("a short wait is pressure, or one that others cause")
 		}
 	}
 	steps := 0
 	for ; time.Duration(p.rest.Load()) < 16*time.Millisecond; steps++ { // 500 connections, 30,000 requests a second
-		if !p.step(time.Millisecond) {
+		if !p.step(time.Millisecond, 1) {
 			t.Fatal("a long wait is no pressure")
 		}
 	}
@@ -23,12 +23,12 @@ func TestPressureGrowsAndEnds(t *testing.T) {
 		t.Errorf("it takes %v", took)
 	}
 	for range 1000 {
-		p.step(time.Hour)
+		p.step(time.Hour, 1)
 	}
 	if rest := time.Duration(p.rest.Load()); rest != mostRest {
 		t.Errorf("at the most it is %v", rest)
 	}
-	for steps = 0; p.step(0); steps++ {
+	for steps = 0; p.step(0, 1); steps++ {
 	}
 	if took := time.Duration(steps) * pressureTick; took > 2500*time.Millisecond || p.rest.Load() != 0 {
 		t.Errorf("from the most it ends after %v", took)
@@ -61,6 +61,19 @@ func TestWhoIsHeavy(t *testing.T) {
 			if c.heavy.Load() != test.heavy[i] {
 				t.Errorf("%s: heavy is %t of number %d", name, c.heavy.Load(), i)
 			}
+		}
+	}
+}
+
+func TestTheUseOfCPUs(t *testing.T) {
+	var used cpuUse
+	if got := used.share(); got != 0 {
+		t.Errorf("at first it is %v", got)
+	}
+	for range 20 {
+		time.Sleep(time.Millisecond)
+		if got := used.share(); got < 0 || got > 1.5 { // the kernel counts in steps
+			t.Errorf("it is %v", got)
 		}
 	}
 }
