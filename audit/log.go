@@ -238,9 +238,9 @@ func (l *Log) Reopen() error {
 // Close makes a last attempt to write what was kept, ends the subscriptions and
 // closes the file. No other method may be called after.
 func (l *Log) Close() error {
+	l.settle()
 	l.subs.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.settle()
 	return errors.Join(l.flush(), l.out.Close())
 }
