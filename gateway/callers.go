@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/keygate/keygate/admission"
@@ -21,10 +19,6 @@ type caller struct {
 	used   admission.Rate // of limit
 	paced  admission.Rate // refusals
 	tolls  [len(refusals)]toll
-
-	sent   atomic.Int64 // requests
-	looked int64        // sent, at the last look of pressure, whose it is
-	heavy  atomic.Bool  // it sends more than its share
 }
 
 // callers are all that have come since the server was started, and what they
@@ -124,17 +118,10 @@ func (s *Server) enter(r *request) (refused refusal, wait time.Duration) {
 	} else if wait := r.caller.used.Take(r.caller.limit, r.start); wait > 0 {
 		return overRate, wait
 	}
-	r.caller.sent.Add(1)
 	if r.gate.Enter(r.http.Context(), flow, &r.ticket, r.start) != nil {
 		return overload, time.Second
 	}
 	return admitted, 0
-}
-
-// leave ends what enter began, when the request is answered.
-func (s *Server) leave(w http.ResponseWriter, r *request) {
-	r.gate.Leave(&r.ticket)
-	s.yield(w, r)
 }
 
 // charge counts the items of a batch after the first, which the request was.

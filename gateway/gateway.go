@@ -53,7 +53,6 @@ type Server struct {
 	stop    chan struct{} // closed when the server begins to drain
 
 	callers  *callers
-	pressure pressure
 	listener atomic.Pointer[admission.Listener] // nil before Serve
 }
 
@@ -105,7 +104,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ended := make(chan struct{})
 	var beside sync.WaitGroup
 	beside.Go(func() { s.collectTolls(ended) })
-	beside.Go(func() { s.watchPressure(ended) })
 	defer beside.Wait()
 	defer close(ended)
 	select {

@@ -41,7 +41,7 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 		s.refuse(w, r, refused, wait)
 		return
 	}
-	defer s.leave(w, r)
+	defer r.gate.Leave(&r.ticket)
 	defer func() { clear(r.body) }()
 	defer s.metrics.begin()()
 	w.Header().Set("X-Request-Id", r.entry.RequestID)

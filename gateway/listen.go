@@ -86,8 +86,6 @@ func (s *Server) limitFigures() []prometheus.Collector {
 		figure("keygate_admission_running", "Requests that have a place among those that are worked on.", load(func(r, _, _ int) int { return r })),
 		figure("keygate_admission_queued", "Requests that wait to begin.", load(func(_, q, _ int) int { return q })),
 		figure("keygate_admission_pending", "Requests that wait for a body, the key store or the root of trust, and have given their place to others.", load(func(_, _, p int) int { return p })),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_admission_rest_seconds", Help: "How long connections of identities with more than their share rest after each answer. 0: the CPU is not short."},
-			func() float64 { return time.Duration(s.pressure.rest.Load()).Seconds() }),
 		figure("keygate_connections", "Open connections.", func() int { return int(open()) }),
 		counterFunc("keygate_connections_refused_total", "Connections that were closed at once: there were limits.connections.", counts(func(_ int, full, _, _ uint64) uint64 { return full })),
 		counterFunc("keygate_connections_crowded_total", "Connections that were closed at once: there were limits.connections_per_source from their address.", counts(func(_ int, _, crowded, _ uint64) uint64 { return crowded })),
