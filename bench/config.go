@@ -38,6 +38,7 @@ func (s *state) text(c config) string {
 	}
 	writePolicy(p, "app", append([]policy.Identity{identityOf(s.app)}, c.clients...)...)
 	p("audit:\n  file: %s", quoted(s.file("audit.log")))
+	p("limits:\n  connections_per_source: 16384") // all clients are on this machine
 	p("keystore:\n  fs:\n    path: %s", quoted(s.file(or(c.keystore, "keystore"))))
 	if c.expiry != "" {
 		p("cache:\n  expiry: %s", c.expiry)

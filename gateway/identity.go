@@ -44,6 +44,7 @@ type connection struct {
 	peer    peer
 	subject atomic.Pointer[subject] // of the last request
 	reads   timedReads
+	seen    atomic.Pointer[seen] // whose it is; nil: not known yet
 }
 
 // A subject is what rules say of a connection's identity.

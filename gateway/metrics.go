@@ -22,6 +22,7 @@ type metrics struct {
 	durations     *prometheus.HistogramVec // by operation
 	active        prometheus.Gauge
 	refused       *prometheus.CounterVec // by reason
+	overload      *prometheus.CounterVec // by reason
 	expired       prometheus.Counter
 	handshakes    prometheus.Counter
 	protocol      prometheus.Counter
@@ -46,9 +47,10 @@ func newMetrics(s *Server) *metrics {
 			Name: "keygate_requests_total", Help: "Requests by operation and outcome, refused ones too."}, []string{"operation", "outcome"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "keygate_request_duration_seconds", Help: "Time until the answer was ready.", Buckets: durationBuckets}, []string{"operation"}),
-		active:  gauge("keygate_requests_active", "Requests that are being served, log streams too."),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_client_certificates_refused_total", Help: "Requests refused for their client certificate, by reason."}, []string{"reason"}),
-		expired: counter("keygate_client_certificates_expired_total", "Requests accepted with a self-signed client certificate outside its validity."),
+		active:   gauge("keygate_requests_active", "Requests that are being served, log streams too."),
+		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_client_certificates_refused_total", Help: "Requests refused for their client certificate, by reason."}, []string{"reason"}),
+		overload: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_admission_refused_total", Help: "Requests that were not begun, by reason: overload, or the rate of their identity."}, []string{"reason"}),
+		expired:  counter("keygate_client_certificates_expired_total", "Requests accepted with a self-signed client certificate outside its validity."),
 		handshakes: counter("keygate_tls_handshake_errors_total",
 			"Connections that ended in the TLS handshake: without a client certificate, with one that is not accepted, or with no TLS that is spoken here."),
 		protocol:      counter("keygate_http_protocol_errors_total", "Breaches of the HTTP protocol by clients."),
@@ -62,6 +64,8 @@ func newMetrics(s *Server) *metrics {
 	registry.MustRegister(s.buildInfo(), s.certificateExpiry(), s.lostLines())
 	registry.MustRegister(s.kmsFigures()...)
 	registry.MustRegister(s.branchFigures()...)
+	registry.MustRegister(m.overload)
+	registry.MustRegister(s.limitFigures()...)
 	m.all = handlerOf(registry)
 	m.of(s.routes)
 	return m

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keygate/keygate/kms"
 )
 
 // writeTime is what is left to write an answer when the time of its operation is
@@ -82,6 +84,7 @@ func (c *connections) begin(ctx context.Context, nc net.Conn) context.Context {
 		c.all = make(map[net.Conn]*connection)
 	}
 	c.all[nc] = added
+	ctx = kms.WithCaller(ctx, func() string { return string(added.peer.identity) }) // asked for below the door only, where it is known
 	return context.WithValue(ctx, connectionKey{}, added)
 }
 

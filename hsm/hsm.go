@@ -56,15 +56,15 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 	r := &Root{cfg: cfg, log: log, module: m, pin: pinSource{from: cfg.PIN}}
 	l, err := r.connected(ctx)
 	if err != nil {
-		r.pool, r.keeper = newPool(0, 0, cfg.Timeout), newPool(0, 0, cfg.Timeout)
+		r.pool, r.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
 		return nil, errors.Join(err, r.Close())
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
 		log.Warn("hsm: the token has fewer sessions than are configured", "configured", cfg.Sessions, "used", sessions)
 	}
-	r.pool = newPool(sessions, spares, cfg.Timeout)
-	r.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout)
+	r.pool = newPool(sessions, spares, cfg.Timeout, cfg.Queue)
+	r.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout, Queue{})
 	return r, nil
 }
 
@@ -123,7 +123,7 @@ func (r *Root) makeKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, i
 	if purpose != kms.Encryption && purpose != kms.Authentication {
 		return nil, fmt.Errorf("hsm: purpose %d: %w", purpose, kms.ErrUnsupported)
 	}
-	return run(ctx, r, operation[[]byte]{a: imported, run: func(s session, _ *loaded, imported, _ []byte) ([]byte, error) {
+	return run(ctx, r, operation[[]byte]{a: imported, slow: true, run: func(s session, _ *loaded, imported, _ []byte) ([]byte, error) {
 		h, err := s.newKey(id, purpose, imported)
 		if err != nil {
 			return nil, err

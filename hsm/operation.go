@@ -16,6 +16,7 @@ type operation[T any] struct {
 	a, b    []byte      // the caller's arguments, of which run gets copies that are wiped after it
 	run     func(s session, k *loaded, a, b []byte) (T, error)
 	discard func(T) // if not nil, gets a result that came after the caller had left
+	slow    bool    // see task
 }
 
 // run runs o. After a fault that another session may cure it tries once more,
@@ -54,6 +55,7 @@ func try[T any](ctx context.Context, r *Root, o operation[T], again bool) (T, er
 			return onSession(ctx, w, k.link, func(s session) (T, error) { return fn(s, k, a, b) })
 		},
 		discard: o.discard,
+		slow:    o.slow,
 		end:     func() { clear(own); k.done() },
 	})
 	if err != nil {

@@ -14,12 +14,12 @@ type pool struct {
 	size    int
 	spares  int           // lost workers that are replaced
 	hung    time.Duration // a call that takes longer is lost
-	queue   chan *job
+	queue   *queue
 	quit    chan struct{}
 	running sync.WaitGroup
 
 	calls atomic.Uint64
-	full  atomic.Uint64 // calls refused because the queue was full
+	full  atomic.Uint64 // calls refused because too many waited, or would have waited too long
 
 	mu      sync.Mutex
 	workers map[*worker]bool
@@ -39,9 +39,16 @@ const writtenOff = -1
 // queueFactor is how many calls may wait for each session.
 const queueFactor = 64
 
-// newPool starts size workers. Up to spares of those that hang are replaced.
-func newPool(size, spares int, hung time.Duration) *pool {
-	p := &pool{size: size, spares: spares, hung: hung, queue: make(chan *job, size*queueFactor), quit: make(chan struct{}), workers: make(map[*worker]bool)}
+// newPool starts size workers. Up to spares of those that hang are replaced. So
+// many calls may wait, each so long; zero: queueFactor for each worker, and hung.
+func newPool(size, spares int, hung time.Duration, waiting Queue) *pool {
+	if waiting.Calls == 0 {
+		waiting.Calls = size * queueFactor
+	}
+	if waiting.Wait == 0 {
+		waiting.Wait = hung
+	}
+	p := &pool{size: size, spares: spares, hung: hung, queue: newQueue(size, waiting.Calls, waiting.Wait), quit: make(chan struct{}), workers: make(map[*worker]bool)}
 	for range size {
 		p.start()
 	}
@@ -58,13 +65,9 @@ func (p *pool) start() {
 func (p *pool) work(w *worker) {
 	defer w.session.close()
 	for {
-		select {
-		case <-p.quit:
+		j := p.queue.pop()
+		if j == nil || !p.run(w, j) {
 			return
-		case j := <-p.queue:
-			if !p.run(w, j) {
-				return
-			}
 		}
 	}
 }
@@ -76,10 +79,11 @@ func (p *pool) run(w *worker, j *job) bool {
 		return true
 	}
 	p.calls.Add(1)
-	began := time.Now().UnixNano()
-	w.since.Store(began)
+	begun := time.Now()
+	w.since.Store(begun.UnixNano())
 	j.run(w)
-	onTime := w.since.CompareAndSwap(began, 0)
+	onTime := w.since.CompareAndSwap(begun.UnixNano(), 0)
+	p.queue.ended(time.Since(begun))
 	j.done <- struct{}{}
 	return onTime || p.keep(w)
 }
@@ -132,6 +136,7 @@ func (p *pool) writeOff(now time.Time) {
 // that hang.
 func (p *pool) close() error {
 	close(p.quit)
+	p.queue.close()
 	ended := make(chan struct{})
 	go func() {
 		p.running.Wait()

@@ -1,15 +1,20 @@
 package hsm
 
 import (
+	"container/list"
 	"context"
 	"fmt"
+	"math"
 	"sync/atomic"
+	"time"
 
 	"github.com/keygate/keygate/kms"
 )
 
 var (
 	errQueueFull = fmt.Errorf("hsm: too many calls wait for a session: %w", kms.ErrUnavailable)
+	errBusy      = fmt.Errorf("hsm: no session is free in time: %w", kms.ErrUnavailable)
+	errStalled   = fmt.Errorf("hsm: the module does not answer: %w", kms.ErrUnavailable)
 	errClosed    = fmt.Errorf("hsm: the root is closed: %w", kms.ErrUnavailable)
 )
 
@@ -19,6 +24,7 @@ type task[T any] struct {
 	run     func(*worker) (T, error)
 	discard func(T) // if not nil, gets a result that nobody waits for any longer
 	end     func()  // if not nil, is called once when run has returned or never will be called
+	slow    bool    // it may take long where no other call does: its caller waits until his deadline
 }
 
 // A called is a task that was given to a pool.
@@ -43,27 +49,31 @@ func (c *called[T]) runOn(w *worker) {
 	}
 }
 
-// call runs t and returns what it returned, or ErrUnavailable at the end of
-// ctx. A task that has not begun then never does.
+// call runs t and returns what it returned, or ErrUnavailable at the end of ctx,
+// or before, if t cannot begin in the time that the pool's queue allows, or the
+// module has stopped to answer. A task that has not begun then never does.
 func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
 	var none T
 	w := waits.Get().(*waiting)
-	c := &called[T]{task: t, job: job{done: w.done}}
+	c := &called[T]{task: t, job: job{done: w.done, caller: kms.CallerOf(ctx)}}
 	c.run = c.runOn
-	select {
-	case p.queue <- &c.job:
-	default:
+	if refused := p.queue.push(&c.job, remaining(ctx)); refused != nil {
 		p.full.Add(1)
 		c.end()
-		return none, errQueueFull
+		waits.Put(w)
+		return none, refused
 	}
-	reason := w.until(ctx, p.quit)
+	reason := w.until(ctx, p.quit, p.queue.wait)
 	if reason != nil && c.state.CompareAndSwap(jobWaiting, jobLeft) {
+		if reason == errBusy {
+			p.full.Add(1)
+		}
+		p.queue.remove(&c.job)
 		c.end()
 		return none, reason
 	}
 	if reason != nil { // it runs, and a pool that closes waits for it
-		reason = w.until(ctx, nil)
+		reason = c.outcome(ctx, w, p.queue)
 	}
 	if reason != nil {
 		if c.state.CompareAndSwap(jobRunning, jobLeft) {
@@ -73,6 +83,28 @@ func call[T any](ctx context.Context, p *pool, t task[T]) (T, error) {
 	}
 	waits.Put(w)
 	return c.result, c.err
+}
+
+// outcome waits for a call that runs, for as long as other calls begin and end, or,
+// if it is slow, until the end of ctx.
+func (c *called[T]) outcome(ctx context.Context, w *waiting, q *queue) error {
+	for {
+		err := w.until(ctx, nil, max(q.wait/4, 1))
+		if err != errBusy {
+			return err
+		}
+		if !c.task.slow && q.hangs() {
+			return errStalled
+		}
+	}
+}
+
+// remaining returns the time to the end of ctx.
+func remaining(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return time.Until(end)
+	}
+	return math.MaxInt64
 }
 
 func waited(ctx context.Context, doing string) error {
@@ -87,6 +119,10 @@ type job struct {
 	run   func(*worker)
 	state atomic.Int32
 	done  chan struct{} // gets one message when run has returned
+
+	caller string
+	line   *line         // under queue.mu
+	place  *list.Element // nil: it waits no longer
 }
 
 const (

@@ -15,24 +15,25 @@ type waiting struct {
 
 var waits = sync.Pool{New: func() any { return &waiting{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)} }}
 
-// until returns nil when the job is done, or why it is no longer waited for.
-func (w *waiting) until(ctx context.Context, quit chan struct{}) error {
-	var gone <-chan struct{}
-	var late <-chan time.Time
+// until returns nil when the job is done, or why it is no longer waited for: the
+// end of ctx, quit, or, as errBusy, that patience is over.
+func (w *waiting) until(ctx context.Context, quit chan struct{}, patience time.Duration) error {
+	gone, left := ctx.Done, patience
 	if c, ok := ctx.(*within); ok {
-		w.timer.Reset(time.Until(c.end))
-		defer w.timer.Stop()
-		gone, late = c.parent.Done(), w.timer.C
-	} else {
-		gone = ctx.Done()
+		gone, left = c.parent.Done, min(patience, time.Until(c.end))
 	}
+	w.timer.Reset(left)
+	defer w.timer.Stop()
 	select {
 	case <-w.done:
 		return nil
 	case <-quit:
 		return errClosed
-	case <-gone:
-	case <-late:
+	case <-gone():
+	case <-w.timer.C:
+		if left == patience && ctx.Err() == nil {
+			return errBusy
+		}
 	}
 	return waited(ctx, "wait for the module")
 }

@@ -31,6 +31,7 @@ type file struct {
 	Branch   branchSection                  `yaml:"branch"`
 	KeyStore keyStoreSection                `yaml:"keystore"`
 	Root     rootSection                    `yaml:"root"`
+	Limits   gateway.LimitsConfig           `yaml:"limits"`
 }
 
 type adminSection struct {

@@ -33,6 +33,7 @@ var everything = []sectionCheck{
 	(*configuration).checkBranch,
 	(*configuration).checkKeyStore,
 	(*configuration).checkRoot,
+	(*configuration).checkLimits,
 }
 
 // newConfiguration turns a file into a configuration, or returns all that checks

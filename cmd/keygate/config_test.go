@@ -126,7 +126,7 @@ func exampleKeys(n *yaml.Node, path string, keys map[string]bool) {
 	case yaml.MappingNode:
 		for i := 0; i < len(n.Content); i += 2 {
 			name := n.Content[i].Value
-			if path == "api" || path == "policy" {
+			if path == "api" || path == "policy" || path == "limits.rate.identities" {
 				name = "*"
 			}
 			keys[dotted(path, name)] = true
