@@ -113,6 +113,7 @@ func TestHS06_AHungLoadStopsNoOtherLoad(t *testing.T) {
 	}
 	waitFor(t, func() bool { return f.root.Stats().WrittenOff == 1 })
 	connections := f.root.Stats().Connections
+	f.fail("C_UnwrapKey", fault{sleep: 200 * time.Millisecond}) // so that they load at the same time
 	var wg sync.WaitGroup
 	for _, handle := range others {
 		wg.Go(func() {
