@@ -19,6 +19,7 @@ type caller struct {
 	used   admission.Rate // of limit
 	paced  admission.Rate // refusals
 	tolls  [len(refusals)]toll
+	turns  turns // of its connections
 }
 
 // callers are all that have come since the server was started, and what they
@@ -57,7 +58,7 @@ func newCallers(l LimitsConfig) *callers {
 		system: admission.NewGate(admission.Limits{
 			Running: systemRunning, Share: systemRunning / 2, Queue: systemQueue, Wait: systemWait, Patience: patience, Parked: systemPending}),
 		handshakes: newHandshakes(l.Handshakes),
-		strangers:  &caller{limit: l.limitOf("")},
+		strangers:  &caller{limit: l.limitOf(""), turns: newTurns()},
 		all:        make(map[policy.Identity]*caller),
 	}
 }
@@ -68,7 +69,7 @@ func (c *callers) of(id policy.Identity) *caller {
 	defer c.mu.Unlock()
 	one := c.all[id]
 	if one == nil {
-		one = &caller{identity: id, limit: c.limits.limitOf(id)}
+		one = &caller{identity: id, limit: c.limits.limitOf(id), turns: newTurns()}
 		c.all[id] = one
 	}
 	return one
@@ -99,6 +100,9 @@ func (s *Server) callerOf(r *request) *caller {
 	one := s.callers.strangers
 	if p := r.conn.peerOf(r.http); p.err == nil && (p.identity == r.state.Rules.Admin() || r.state.Rules.PolicyOf(p.identity) != "") {
 		one = s.callers.of(p.identity)
+	}
+	if r.conn.raw != nil {
+		r.conn.raw.turning.belong(&one.turns)
 	}
 	r.conn.seen.Store(&seen{r.state, one})
 	return one

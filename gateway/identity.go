@@ -40,6 +40,7 @@ type peer struct {
 // A connection holds what is found out of its peer at the first request, and its
 // reads that have an end.
 type connection struct {
+	raw     *conn // nil: there is none
 	once    sync.Once
 	peer    peer
 	subject atomic.Pointer[subject] // of the last request

@@ -69,6 +69,15 @@ func (l *timedReads) sweep(now time.Time) {
 	}
 }
 
+// rawConn returns the connection under TLS, or nil if it is none of Serve's.
+func rawConn(nc net.Conn) *conn {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	raw, _ := nc.(*conn)
+	return raw
+}
+
 // connections are those that are served.
 type connections struct {
 	mu  sync.Mutex
@@ -77,7 +86,7 @@ type connections struct {
 
 // begin is http.Server.ConnContext.
 func (c *connections) begin(ctx context.Context, nc net.Conn) context.Context {
-	added := new(connection)
+	added := &connection{raw: rawConn(nc)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.all == nil {
