@@ -19,7 +19,7 @@ type caller struct {
 	used   admission.Rate // of limit
 	paced  admission.Rate // refusals
 	tolls  [len(refusals)]toll
-	turns  turns // of its connections
+	turns  *turns // of its connections
 }
 
 // callers are all that have come since the server was started, and what they
@@ -31,6 +31,7 @@ type callers struct {
 	system     *admission.Gate
 	handshakes handshakes
 	strangers  *caller
+	turnstile  *turnstile
 
 	mu  sync.Mutex
 	all map[policy.Identity]*caller
@@ -51,14 +52,16 @@ const (
 
 func newCallers(l LimitsConfig) *callers {
 	l = l.WithDefaults()
+	stile := new(turnstile)
 	return &callers{
-		limits: l,
+		limits:    l,
+		turnstile: stile,
 		work: admission.NewGate(admission.Limits{
 			Running: l.Running, Share: max(l.Running/2, 1), Queue: l.Queue, Wait: l.Wait, Patience: patience, Parked: l.Pending}),
 		system: admission.NewGate(admission.Limits{
 			Running: systemRunning, Share: systemRunning / 2, Queue: systemQueue, Wait: systemWait, Patience: patience, Parked: systemPending}),
 		handshakes: newHandshakes(l.Handshakes),
-		strangers:  &caller{limit: l.limitOf(""), turns: newTurns()},
+		strangers:  &caller{limit: l.limitOf(""), turns: stile.turns()},
 		all:        make(map[policy.Identity]*caller),
 	}
 }
@@ -69,7 +72,7 @@ func (c *callers) of(id policy.Identity) *caller {
 	defer c.mu.Unlock()
 	one := c.all[id]
 	if one == nil {
-		one = &caller{identity: id, limit: c.limits.limitOf(id), turns: newTurns()}
+		one = &caller{identity: id, limit: c.limits.limitOf(id), turns: c.turnstile.turns()}
 		c.all[id] = one
 	}
 	return one
@@ -102,7 +105,7 @@ func (s *Server) callerOf(r *request) *caller {
 		one = s.callers.of(p.identity)
 	}
 	if r.conn.raw != nil {
-		r.conn.raw.turning.belong(&one.turns)
+		r.conn.raw.turning.belong(one.turns)
 	}
 	r.conn.seen.Store(&seen{r.state, one})
 	return one

@@ -110,6 +110,12 @@ func (s *Server) Reload(next State) error {
 // It must be called at most once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := s.httpServer()
+	endTurns, err := s.callers.turnstile.serve()
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer endTurns()
 	ended := make(chan struct{})
 	s.conns.sweep(time.Now())
 	failed := make(chan error, 1)
@@ -129,7 +135,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	close(s.stop)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	err := srv.Shutdown(drain)
+	err = srv.Shutdown(drain)
 	if err != nil {
 		srv.Close()
 		err = errors.New("gateway: requests did not end in time and were cut off")

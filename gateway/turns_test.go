@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// hold takes all turns of an identity but n.
-func hold(t *testing.T, of *turns, n int) []*turning {
-	t.Helper()
+// hold takes all turns of an identity.
+func hold(of *turns) []*turning {
 	var all []*turning
-	for range cap(*of) - n {
+	for range of.free {
 		one := new(turning)
 		one.belong(of)
 		one.take()
@@ -18,9 +17,66 @@ func hold(t *testing.T, of *turns, n int) []*turning {
 	return all
 }
 
+func (t *turns) left() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.free
+}
+
 func TestConnectionsOfOneIdentityTakeTurns(t *testing.T) {
-	busy, other := newTurns(), newTurns()
-	held := hold(t, &busy, 0)
+	for _, by := range []string{"pipe", "nothing"} {
+		t.Run("passed on by "+by, func(t *testing.T) {
+			stile := new(turnstile)
+			if by == "pipe" {
+				stop, err := stile.serve()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer stop()
+			}
+			testTurns(t, stile.turns(), stile.turns())
+		})
+	}
+}
+
+func TestWhoWaitsForATurnGoesOnWhenTheServerStops(t *testing.T) {
+	stile := new(turnstile)
+	stop, err := stile.serve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := stile.turns()
+	held := hold(of)
+	done := make(chan struct{})
+	for range 100 {
+		go func() {
+			one := new(turning)
+			one.belong(of)
+			one.take()
+			one.give()
+			done <- struct{}{}
+		}()
+	}
+	go stop()
+	for _, one := range held {
+		one.give()
+	}
+	for range 100 {
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+			t.Fatal("one waits for ever")
+		}
+	}
+	<-time.After(10 * time.Millisecond)
+	if of.left() != len(held) {
+		t.Errorf("%d of %d turns are free", of.left(), len(held))
+	}
+}
+
+func testTurns(t *testing.T, busy, other *turns) {
+	held := hold(busy)
+	all := len(held)
 	server, client, _ := pair(t)
 	turn := &server.(*conn).turning
 	read := make(chan error, 1)
@@ -44,30 +100,30 @@ func TestConnectionsOfOneIdentityTakeTurns(t *testing.T) {
 	}
 	next()
 	comes("a connection of nobody yet", true)
-	turn.belong(&other)
+	turn.belong(other)
 	next()
 	comes("another identity", true)
-	if len(other) != 1 {
-		t.Errorf("%d turns are held while a request is handled", len(other))
+	if other.left() != all-1 {
+		t.Errorf("%d turns are free while a request is handled", other.left())
 	}
-	turn.belong(&busy)
+	turn.belong(busy)
 	next()
 	comes("one turn too many", false)
-	if len(other) != 0 {
-		t.Errorf("%d turns are held while the next request is waited for", len(other))
+	if other.left() != all {
+		t.Errorf("%d turns are free while the next request is waited for", other.left())
 	}
 	held[0].give()
 	comes("when another reads again", true)
-	if len(busy) != cap(busy) {
-		t.Errorf("%d of %d turns are held", len(busy), cap(busy))
+	if busy.left() != 0 {
+		t.Errorf("%d turns are free", busy.left())
 	}
 	server.Close()
 	server.Close()
-	if len(busy) != cap(busy)-1 {
-		t.Errorf("%d of %d turns are held after the end of a connection", len(busy), cap(busy))
+	if busy.left() != 1 {
+		t.Errorf("%d turns are free after the end of a connection", busy.left())
 	}
 	turn.take() // a read that ended as the connection was closed
-	if len(busy) != cap(busy)-1 {
+	if busy.left() != 1 {
 		t.Error("a closed connection holds a turn")
 	}
 }
