@@ -87,7 +87,7 @@ func testNodes(t *testing.T, h Harness) {
 
 func testCreateRace(t *testing.T, h Harness) {
 	all := openAll(t, h)
-	for round := range h.Rounds {
+	for round := range h.Creates {
 		name := fmt.Sprintf("round-%d", round)
 		errs := together(all, func(i int, s keystore.Store) error {
 			return s.Create(t.Context(), name, fmt.Appendf(nil, "node %d", i))

@@ -17,14 +17,32 @@ type Harness struct {
 	// and close what they open by t.Cleanup. open is called by the goroutine of
 	// the test only.
 	Fresh func(t *testing.T) (open func() keystore.Store)
+	// Strange returns stores that are not this cluster's store, by what they are
+	// instead: out of reach, empty, another cluster's, forbidden. Nil if the
+	// store bears no identity.
+	Strange func(t *testing.T) map[string]keystore.Store
+	// Silent opens the store that Fresh has made last by way of a network, and
+	// returns what has the network swallow all from then on. Nil if there is no
+	// network, or no watch.
+	Silent func(t *testing.T) (s keystore.Store, cut func())
 	// Rounds is how often each race is run; zero is 20.
 	Rounds int
+	// Creates is how often the race of creates is run; zero is Rounds.
+	Creates int
+	// Cancelled is how many calls are cancelled; zero is 1,200.
+	Cancelled int
 }
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
 	if h.Rounds == 0 {
 		h.Rounds = 20
+	}
+	if h.Creates == 0 {
+		h.Creates = h.Rounds
+	}
+	if h.Cancelled == 0 {
+		h.Cancelled = 1200
 	}
 	for _, c := range []struct {
 		rule string
@@ -45,7 +63,12 @@ func Run(t *testing.T, h Harness) {
 		{"list: 1,100 names in pages", testPages},
 		{"a context that has ended is ErrUnavailable and nothing changes", testContext},
 		{"what one node writes another reads", testNodes},
-		{"watch tells of changes, or is ErrNoWatch", testWatch},
+		{"KS-19 what is not this cluster's store is ErrUnavailable, never ErrNotFound", testStrange},
+		{"KS-24 calls that are cancelled while they run leave nothing behind", testCancelled},
+		{"watch tells of each change, or is ErrNoWatch", testWatch},
+		{"watch ends with its context", testWatchEnds},
+		{"watch goes on while nothing happens", testWatchLasts},
+		{"KS-27 watch that hears nothing ends within WatchBound", testSilence},
 		{"KS-15 of 8 concurrent creates one succeeds", testCreateRace},
 		{"concurrent updates lose nothing", testUpdateRace},
 		{"of concurrent deletes one succeeds", testDeleteRace},
