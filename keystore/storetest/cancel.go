@@ -48,7 +48,7 @@ func testCancelled(t *testing.T, h Harness) {
 	}
 	wg.Wait()
 	t.Logf("%d calls ended before their answer, %d did not, of up to %v", ended.Load(), done.Load(), longest)
-	if ended.Load() == 0 {
+	if ended.Load() == 0 && longest > cancelled*shortCall {
 		t.Error("no call was cancelled")
 	}
 	want(t, "status", s.Status(t.Context()), nil)
@@ -100,6 +100,10 @@ func cancelledCall(ctx context.Context, t *testing.T, s keystore.Store, i, n int
 	return err
 }
 
+// shortCall is less than any call takes that leaves the process. Others are too
+// short to be cancelled for sure.
+const shortCall = 50 * time.Microsecond
+
 // callTime returns about how long a Get takes.
 func callTime(t *testing.T, s keystore.Store) time.Duration {
 	start := time.Now()
@@ -108,5 +112,5 @@ func callTime(t *testing.T, s keystore.Store) time.Duration {
 		_, _, err := s.Get(t.Context(), cancelledName(0))
 		want(t, "get", err, nil)
 	}
-	return max(time.Since(start)/n, 50*time.Microsecond)
+	return max(time.Since(start)/n, shortCall)
 }
