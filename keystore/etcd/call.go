@@ -59,12 +59,10 @@ func (s *Store) run(ctx context.Context, t transaction) (r result, sure bool, er
 		Then(t.then...).
 		Else(clientv3.OpGet(s.identityKey()), clientv3.OpGet(t.key)).
 		Commit()
+	s.heard(client, err)
 	if err != nil {
 		if s.isClosed() {
 			return r, true, unavailable("store is closed")
-		}
-		if denied(err) {
-			s.dismiss(client)
 		}
 		return r, denied(err), classify("transaction", err)
 	}

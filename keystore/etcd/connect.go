@@ -1,8 +1,14 @@
 package etcd
 
 import (
+	"context"
+	"errors"
+	"time"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/keygate/keygate/keystore/remote"
 )
@@ -30,17 +36,38 @@ func (s *Store) connection() (*clientv3.Client, error) {
 	return client, nil
 }
 
-// dismiss has the next call make a new client, with the password that the file
-// then holds: the one of this client was refused.
+// dismiss has the next call make a new client.
 func (s *Store) dismiss(client *clientv3.Client) {
 	s.mu.Lock()
-	current := s.client == client && s.cfg.PasswordFile != ""
+	current := s.client == client
 	if current {
-		s.client = nil
+		s.client, s.silent = nil, time.Time{}
 	}
 	s.mu.Unlock()
 	if current {
 		client.Close()
+	}
+}
+
+// heard learns from the outcome of a call whether its client is still of use. One
+// whose password was refused is not: the file may hold another by now. Nor is one
+// that has heard nothing for half of a call's time, over all its connections: gRPC
+// would find out after silence and reply only.
+func (s *Store) heard(client *clientv3.Client, err error) {
+	late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+	s.mu.Lock()
+	switch {
+	case s.client != client:
+		late = false // it has been dismissed
+	case !late:
+		s.silent = time.Time{}
+	case s.silent.IsZero():
+		s.silent = time.Now()
+	}
+	over := late && time.Since(s.silent) > s.timeout/2
+	s.mu.Unlock()
+	if over || s.cfg.PasswordFile != "" && denied(err) {
+		s.dismiss(client)
 	}
 }
 

@@ -112,6 +112,7 @@ type Store struct {
 
 	mu     sync.Mutex // held while a client is made
 	client *clientv3.Client
+	silent time.Time // since when the client has heard nothing; zero: it has
 	closed bool
 }
 

@@ -1,0 +1,266 @@
+package etcd_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/keystore/storetest/netfault"
+	"github.com/keygate/keygate/keystore/storetest/servers"
+)
+
+// recovery is how long a store may take until it serves again, once etcd can.
+const recovery = 5 * time.Second
+
+// TestKS25_MembersAreLost kills members of a cluster, one, two and all, and has one
+// stand still.
+func TestKS25_MembersAreLost(t *testing.T) {
+	e := servers.OwnEtcd(t)
+	cfg := newStore(t, e)
+	s := open(t, cfg)
+	cfg.Timeout = time.Second
+	hasty := open(t, cfg)
+	write := writer(t, s)
+	write("at the beginning")
+
+	for member := range e.Endpoints { // one of them is the leader
+		e.Kill(t, member)
+		write(fmt.Sprintf("without member %d", member))
+		e.Start(t, member)
+		write(fmt.Sprintf("with member %d again", member))
+	}
+	for member := range e.Endpoints {
+		e.Stop(t, member)
+		write(fmt.Sprintf("while member %d stands still", member))
+		e.Continue(t, member)
+		write(fmt.Sprintf("when member %d goes on", member))
+	}
+
+	e.Kill(t, 0)
+	e.Kill(t, 1)
+	for call, err := range map[string]error{
+		"create": hasty.Create(t.Context(), "new", []byte("x")),
+		"get":    get(t, hasty, "app-0"),
+		"absent": get(t, hasty, "none"),
+		"status": hasty.Status(t.Context()),
+	} {
+		want(t, call+" without a quorum", err, keystore.ErrUnavailable)
+	}
+	e.Start(t, 0)
+	e.Start(t, 1)
+	write("with a quorum again")
+	want(t, "a create of which it was not known", ignore(s.Create(t.Context(), "new", []byte("x")), keystore.ErrExists), nil)
+
+	for member := range e.Endpoints {
+		e.Kill(t, member)
+	}
+	want(t, "create without any member", hasty.Create(t.Context(), "newer", []byte("x")), keystore.ErrUnavailable)
+	for member := range e.Endpoints {
+		e.Start(t, member)
+	}
+	write("with all members again")
+	want(t, "get", get(t, s, "app-0"), nil)
+	want(t, "absent", get(t, s, "none"), keystore.ErrNotFound)
+}
+
+// writer returns a function that writes until it succeeds, within recovery, and
+// reads what it wrote.
+func writer(t *testing.T, s keystore.Store) func(when string) {
+	n := 0
+	return func(when string) {
+		t.Helper()
+		name, start := fmt.Sprintf("app-%d", n), time.Now()
+		n++
+		for {
+			err := s.Create(t.Context(), name, []byte(when))
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, keystore.ErrUnavailable) && !errors.Is(err, keystore.ErrExists) {
+				t.Fatalf("%s: %v", when, err)
+			}
+			if p, _, err := s.Get(t.Context(), name); err == nil && string(p) == when {
+				break // an earlier call that said that it did not know
+			}
+			if time.Since(start) > recovery {
+				t.Fatalf("%s: not written after %v: %v", when, time.Since(start), err)
+			}
+		}
+		took := time.Since(start)
+		if took > recovery {
+			t.Fatalf("%s: written after %v", when, took)
+		}
+		t.Logf("%s: written after %v", when, took.Round(time.Millisecond))
+		p, _, err := s.Get(t.Context(), name)
+		if err != nil || string(p) != when {
+			t.Fatalf("%s: got %q, %v", when, p, err)
+		}
+	}
+}
+
+// TestKS28_AnAnswerThatIsLost cuts the connection between a write and its answer.
+func TestKS28_AnAnswerThatIsLost(t *testing.T) {
+	e := servers.SharedEtcd(t)
+	cfg := newStore(t, e)
+	cfg.Endpoints = cfg.Endpoints[:1]
+	direct := open(t, cfg)
+	through, proxies := proxied(t, cfg)
+	s, p := open(t, through), proxies[0]
+	want(t, "status", s.Status(t.Context()), nil)
+	lose := func() {
+		p.Set(netfault.Half)
+		time.AfterFunc(100*time.Millisecond, func() { p.Set(netfault.Pass); p.Cut() })
+	}
+	for round := range 5 {
+		name := fmt.Sprintf("app-%d", round)
+		lose()
+		want(t, "create", s.Create(t.Context(), name, []byte("one")), nil)
+		want(t, "create again", s.Create(t.Context(), name, []byte("one")), keystore.ErrExists)
+		_, rev, err := s.Get(t.Context(), name)
+		want(t, "get", err, nil)
+		lose()
+		want(t, "update", s.Update(t.Context(), name, []byte("two"), rev), nil)
+		want(t, "update again", s.Update(t.Context(), name, []byte("two"), rev), keystore.ErrConflict)
+		got, rev, err := direct.Get(t.Context(), name)
+		want(t, "get", err, nil)
+		if string(got) != "two" {
+			t.Fatalf("got %q", got)
+		}
+		lose()
+		err = s.Delete(t.Context(), name, rev)
+		want(t, "delete", ignore(err, keystore.ErrUnavailable), nil) // whose delete it was cannot be known
+		want(t, "absent", get(t, direct, name), keystore.ErrNotFound)
+	}
+	if n := p.Connections(); n < 10 {
+		t.Errorf("%d connections: the answers were not lost", n)
+	}
+}
+
+// TestKS31_NetworksThatFail: whatever the network does, a call ends in time, and all
+// is well soon after it.
+func TestKS31_NetworksThatFail(t *testing.T) {
+	e := servers.SharedEtcd(t)
+	cfg := newStore(t, e)
+	cfg.Timeout = 2 * time.Second
+	want(t, "create", open(t, cfg).Create(t.Context(), "app", []byte("x")), nil)
+	for name, fail := range map[string]func([]*netfault.Proxy){
+		"silent":         func(ps []*netfault.Proxy) { set(ps, netfault.Silent) },
+		"1 byte/s":       func(ps []*netfault.Proxy) { set(ps, netfault.Drip) },
+		"half closed":    func(ps []*netfault.Proxy) { set(ps, netfault.Half) },
+		"refused":        func(ps []*netfault.Proxy) { set(ps, netfault.Refuse); cut(ps) },
+		"slow by 10 s":   func(ps []*netfault.Proxy) { delay(ps, 10*time.Second) },
+		"reset at once":  func(ps []*netfault.Proxy) { set(ps, netfault.Silent); cut(ps) },
+		"slow by 300 ms": func(ps []*netfault.Proxy) { delay(ps, 300*time.Millisecond) },
+		"one member silent": func(ps []*netfault.Proxy) {
+			set(ps[:1], netfault.Silent)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			through, proxies := proxied(t, cfg)
+			s := open(t, through)
+			want(t, "get", get(t, s, "app"), nil)
+			fail(proxies)
+			lives := name == "slow by 300 ms" || name == "one member silent"
+			for range 2 {
+				for call, f := range map[string]func() error{
+					"get":    func() error { return get(t, s, "app") },
+					"absent": func() error { return ignore(get(t, s, "none"), keystore.ErrNotFound) },
+					"create": func() error { return ignore(s.Create(t.Context(), "app", nil), keystore.ErrExists) },
+				} {
+					start := time.Now()
+					err := f()
+					if took := time.Since(start); took > cfg.Timeout+time.Second {
+						t.Errorf("%s took %v", call, took)
+					}
+					if lives {
+						want(t, call, err, nil)
+					} else {
+						want(t, call, err, keystore.ErrUnavailable)
+					}
+				}
+			}
+			set(proxies, netfault.Pass)
+			delay(proxies, 0)
+			start := time.Now()
+			for get(t, s, "app") != nil {
+				if time.Since(start) > recovery {
+					t.Fatalf("not well %v after the network is", recovery)
+				}
+			}
+			t.Logf("well after %v", time.Since(start).Round(time.Millisecond))
+		})
+	}
+}
+
+// TestKS27_ACompactedWatch: what comes next for a watch is compacted while its
+// connection is cut. It begins anew, or ends; it does not go on with a gap.
+func TestKS27_ACompactedWatch(t *testing.T) {
+	e := servers.SharedEtcd(t)
+	cfg := newStore(t, e)
+	direct := open(t, cfg)
+	through, proxies := proxied(t, cfg)
+	s := open(t, through)
+	told, ended := make(chan string, 10_000), make(chan error, 1)
+	go func() { ended <- s.Watch(t.Context(), func(name string) { told <- name }) }()
+	if name := <-told; name != "" {
+		t.Fatalf("told of %q first", name)
+	}
+	set(proxies, netfault.Refuse)
+	cut(proxies)
+	for i := range 20 {
+		want(t, "create", direct.Create(t.Context(), fmt.Sprintf("app-%d", i), nil), nil)
+	}
+	compact(t, e)
+	set(proxies, netfault.Pass)
+	late := time.After(keystore.WatchBound)
+	for {
+		select {
+		case name := <-told:
+			if name == "" {
+				t.Log("began anew")
+				return
+			}
+		case err := <-ended:
+			want(t, "watch", err, keystore.ErrUnavailable)
+			t.Log("ended: ", err)
+			return
+		case <-late:
+			t.Fatal("neither began anew nor ended")
+		}
+	}
+}
+
+func cut(ps []*netfault.Proxy) {
+	for _, p := range ps {
+		p.Cut()
+	}
+}
+
+func delay(ps []*netfault.Proxy, d time.Duration) {
+	for _, p := range ps {
+		p.Delay(d)
+	}
+}
+
+func get(t *testing.T, s keystore.Store, name string) error {
+	_, _, err := s.Get(t.Context(), name)
+	return err
+}
+
+// ignore returns err, or nil if it is the sentinel.
+func ignore(err, sentinel error) error {
+	if errors.Is(err, sentinel) {
+		return nil
+	}
+	return err
+}
+
+func want(t *testing.T, call string, err, sentinel error) {
+	t.Helper()
+	if !errors.Is(err, sentinel) {
+		t.Fatalf("%s: got error %v, want %v", call, err, sentinel)
+	}
+}
