@@ -72,10 +72,11 @@ printf 'local all postgres peer\nlocal all all scram-sha-256\nhostssl all all 12
 # setsid: an interrupt at the terminal is for this script, which stops the server.
 cat >start.sh <<SH
 #!/bin/bash
-# Starts the server, and returns when it takes connections.
+# Starts the server, and returns when it takes connections, or has ended.
 cd '$dir'
 ${as[*]} setsid '$bin/postgres' -D '$dir/data' >>postgres.log 2>&1 </dev/null &
-for ((n = 0; n < 300; n++)); do
+server=\$!
+while kill -0 \$server 2>/dev/null; do
 	'$bin/pg_isready' -q -h 127.0.0.1 -p $port && exit 0
 	sleep 0.05
 done

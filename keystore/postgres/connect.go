@@ -100,6 +100,10 @@ func (s *Store) newPool() (*pgxpool.Pool, error) {
 	cfg.MinConns, cfg.MinIdleConns = 0, 0
 	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = 30*time.Minute, 5*time.Minute
 	cfg.MaxConnIdleTime = 5 * time.Minute
+	// A connection that has died is found by its use, and the call tried again. To
+	// ask first would cost a round trip, and the connection, if the caller gives up
+	// meanwhile.
+	cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
 	cfg.BeforeConnect = func(_ context.Context, cfg *pgx.ConnConfig) (err error) {
 		cfg.Password, err = s.password()
 		return err

@@ -45,7 +45,8 @@ func judge(err error) verdict {
 	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
-		return verdict{keystore.ErrUnavailable, true, true} // of the network, or of time
+		// Of the network, or of time.
+		return verdict{keystore.ErrUnavailable, true, !pgconn.SafeToRetry(err)}
 	}
 	v := verdict{class: keystore.ErrUnavailable, doubt: pg.Severity != "ERROR"}
 	switch {

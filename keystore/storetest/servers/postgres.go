@@ -83,14 +83,15 @@ func (p Postgres) Kill(tb testing.TB) {
 // connections.
 func (p Postgres) Start(tb testing.TB) {
 	tb.Helper()
-	// As a process that is killed leaves its memory, the next tries need more than
-	// one.
+	// The server does not start while a process of the old one still has its shared
+	// memory.
 	var out []byte
 	var err error
-	for range 5 {
+	for range 50 {
 		if out, err = exec.Command(p.File("start.sh")).CombinedOutput(); err == nil {
 			return
 		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	tb.Fatalf("servers: start PostgreSQL: %v: %s", err, out)
 }
