@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -52,7 +53,7 @@ func (s *Store) try(ctx context.Context, call string, t transaction, decide func
 func (s *Store) run(ctx context.Context, t transaction) (r result, sure bool, err error) {
 	client, err := s.connection()
 	if err != nil {
-		return r, s.isClosed(), err
+		return r, s.isClosed() || errors.Is(err, keystore.ErrDenied), err
 	}
 	resp, err := client.Txn(ctx).
 		If(append([]clientv3.Cmp{clientv3.Compare(clientv3.Value(s.identityKey()), "=", s.identity)}, t.when...)...).

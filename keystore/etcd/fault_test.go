@@ -17,6 +17,7 @@ const recovery = 5 * time.Second
 // TestKS25_MembersAreLost kills members of a cluster, one, two and all, and has one
 // stand still.
 func TestKS25_MembersAreLost(t *testing.T) {
+	t.Parallel()
 	e := servers.OwnEtcd(t)
 	cfg := newStore(t, e)
 	s := open(t, cfg)
@@ -102,6 +103,7 @@ func writer(t *testing.T, s keystore.Store) func(when string) {
 
 // TestKS28_AnAnswerThatIsLost cuts the connection between a write and its answer.
 func TestKS28_AnAnswerThatIsLost(t *testing.T) {
+	t.Parallel()
 	e := servers.SharedEtcd(t)
 	cfg := newStore(t, e)
 	cfg.Endpoints = cfg.Endpoints[:1]
@@ -141,6 +143,7 @@ func TestKS28_AnAnswerThatIsLost(t *testing.T) {
 // TestKS31_NetworksThatFail: whatever the network does, a call ends in time, and all
 // is well soon after it.
 func TestKS31_NetworksThatFail(t *testing.T) {
+	t.Parallel()
 	e := servers.SharedEtcd(t)
 	cfg := newStore(t, e)
 	cfg.Timeout = 2 * time.Second

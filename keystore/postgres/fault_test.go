@@ -26,6 +26,7 @@ const recovery = 5 * time.Second
 // are created: each create that was acknowledged is there, with what it wrote, and no
 // create meets itself.
 func TestKS28_TheServerIsKilledDuringCommits(t *testing.T) {
+	t.Parallel()
 	p := servers.OwnPostgres(t)
 	s := open(t, newStore(t, p))
 	const writers = 8
@@ -84,6 +85,7 @@ func TestKS28_TheServerIsKilledDuringCommits(t *testing.T) {
 
 // TestKS28_AnAnswerThatIsLost cuts the connection between COMMIT and its answer.
 func TestKS28_AnAnswerThatIsLost(t *testing.T) {
+	t.Parallel()
 	cfg := newStore(t, servers.SharedPostgres(t))
 	direct := open(t, cfg)
 	through, p := proxied(t, cfg)
@@ -122,6 +124,7 @@ func TestKS28_AnAnswerThatIsLost(t *testing.T) {
 // TestKS30_StatementsThatAreRolledBack has a trigger fail the first statements with
 // what the server says to who should try again.
 func TestKS30_StatementsThatAreRolledBack(t *testing.T) {
+	t.Parallel()
 	p := servers.SharedPostgres(t)
 	for code, times := range map[string]int{"40001": 3, "40P01": 3, "55P03": 2, "53300": 2} {
 		t.Run(code, func(t *testing.T) {
@@ -175,6 +178,7 @@ func failures(t *testing.T, p servers.Postgres, cfg postgres.Config) (n int) {
 // TestKS30_ADeadlock makes a real one: an update locks "a" and then wants "b", which
 // another has who then wants "a".
 func TestKS30_ADeadlock(t *testing.T) {
+	t.Parallel()
 	p := servers.OwnPostgres(t)
 	cfg := newStore(t, p)
 	s := open(t, cfg)
@@ -237,6 +241,7 @@ func waits(t *testing.T, p servers.Postgres) {
 
 // TestKS30_APoolThatIsExhausted: statements that wait for a lock take all connections.
 func TestKS30_APoolThatIsExhausted(t *testing.T) {
+	t.Parallel()
 	p := servers.SharedPostgres(t)
 	cfg := newStore(t, p)
 	cfg.Connections, cfg.Timeout = 2, 2*time.Second
@@ -330,6 +335,7 @@ func connections(t *testing.T, p servers.Postgres, cfg postgres.Config) (n int) 
 // TestKS31_NetworksThatFail: whatever the network does, a call ends in time, and all
 // is well soon after it.
 func TestKS31_NetworksThatFail(t *testing.T) {
+	t.Parallel()
 	cfg := newStore(t, servers.SharedPostgres(t))
 	want(t, "create", open(t, cfg).Create(t.Context(), "app", []byte("x")), nil)
 	cfg.Timeout = 2 * time.Second
