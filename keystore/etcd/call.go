@@ -25,6 +25,7 @@ type transaction struct {
 type result struct {
 	done     bool
 	revision int64            // of the store, when it was done
+	cluster  uint64           // etcd's own id, another one after a restore
 	answers  []*pb.ResponseOp // of then, if it was done
 	there    *mvccpb.KeyValue // at key, if it was not; nil: nothing
 }
@@ -67,7 +68,7 @@ func (s *Store) run(ctx context.Context, t transaction) (r result, sure bool, er
 		}
 		return r, denied(err), classify("transaction", err)
 	}
-	r = result{done: resp.Succeeded, revision: resp.Header.Revision}
+	r = result{done: resp.Succeeded, revision: resp.Header.Revision, cluster: resp.Header.ClusterId}
 	if resp.Succeeded {
 		r.answers = resp.Responses
 		return r, true, nil

@@ -25,7 +25,7 @@ func (s *Store) Watch(ctx context.Context, changed func(name string)) error {
 		return err
 	}
 	for {
-		w := watch{store: s, changed: changed}
+		w := &watch{store: s, changed: changed}
 		err := w.run(ctx)
 		if err == nil || errors.Is(err, rpctypes.ErrCompacted) {
 			continue // begins anew, with "any name may have changed"
@@ -42,8 +42,8 @@ type watch struct {
 	store   *Store
 	changed func(string)
 	proof   *remote.Proof
-	told    int64  // revision up to which all has been told
-	open    *probe // one that waits for the stream to come as far
+	told    atomic.Int64 // revision up to which all has been told
+	open    *probe       // one that waits for the stream to come as far
 }
 
 // A probe is an answer to how far the stream must have come.
@@ -72,12 +72,12 @@ func (w *watch) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.told = now.head
+	w.told.Store(now.head)
 	w.proof = remote.NewProof(began)
 	defer w.proof.Stop()
 	events := client.Watch(ownStream(clientv3.WithRequireLeader(ctx)), w.store.prefix,
-		clientv3.WithPrefix(), clientv3.WithRev(w.told+1), clientv3.WithCreatedNotify())
-	return w.follow(ctx, events, w.store.probes(ctx))
+		clientv3.WithPrefix(), clientv3.WithRev(now.head+1), clientv3.WithCreatedNotify())
+	return w.follow(ctx, events, w.probes(ctx, now.cluster))
 }
 
 func ownStream(ctx context.Context) context.Context {
@@ -104,7 +104,7 @@ func (w *watch) follow(ctx context.Context, events clientv3.WatchChan, probes <-
 			}
 			w.open = &p
 		}
-		if w.open != nil && w.told >= w.open.revision {
+		if w.open != nil && w.told.Load() >= w.open.revision {
 			w.proof.Proved(w.open.began)
 			w.open = nil
 		}
@@ -130,15 +130,16 @@ func (w *watch) take(resp clientv3.WatchResponse) error {
 		if name, ok := strings.CutPrefix(key, w.store.recordKey("")); ok && keystore.ValidName(name) {
 			w.changed(name)
 		}
-		w.told = max(w.told, event.Kv.ModRevision)
+		w.told.Store(max(w.told.Load(), event.Kv.ModRevision))
 	}
 	return nil
 }
 
 // A head is how far the store has come.
 type head struct {
-	head    int64 // revision of etcd's
-	changed int64 // the one at which a record was last written
+	head    int64  // revision of etcd's
+	changed int64  // the one at which a record was last written
+	cluster uint64 // etcd's own id
 }
 
 // probe reads how far the store has come. With an error, sure says that another try
@@ -150,7 +151,7 @@ func (s *Store) probe(ctx context.Context) (h head, sure bool, err error) {
 	if err != nil {
 		return h, sure, err
 	}
-	h.head = r.revision
+	h.head, h.cluster = r.revision, r.cluster
 	if kvs := r.answers[0].GetResponseRange().Kvs; len(kvs) > 0 {
 		h.changed = kvs[0].ModRevision
 	}
@@ -158,8 +159,10 @@ func (s *Store) probe(ctx context.Context) (h head, sure bool, err error) {
 }
 
 // probes asks again and again until ctx ends. What fails is left out, unless etcd
-// has answered that this is not the store.
-func (s *Store) probes(ctx context.Context) <-chan probe {
+// has answered that this is not the store, or no longer what was watched: restored
+// from a snapshot, etcd counts anew, and the stream would wait for a revision that is
+// yet to come.
+func (w *watch) probes(ctx context.Context, cluster uint64) <-chan probe {
 	c := make(chan probe)
 	go func() {
 		tick := time.NewTicker(remote.ProbeEvery)
@@ -170,10 +173,13 @@ func (s *Store) probes(ctx context.Context) <-chan probe {
 				return
 			case <-tick.C:
 			}
-			p := probe{began: time.Now()}
-			h, sure, err := s.probe(ctx)
+			p, told := probe{began: time.Now()}, w.told.Load()
+			h, sure, err := w.store.probe(ctx)
 			if !sure {
 				continue
+			}
+			if err == nil && (h.cluster != cluster || h.head < told) {
+				err = unavailable("etcd is another, or was restored: it is at revision %d, and was at %d", h.head, told)
 			}
 			p.revision, p.err = h.changed, err
 			select {
