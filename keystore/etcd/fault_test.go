@@ -101,103 +101,6 @@ func writer(t *testing.T, s keystore.Store) func(when string) {
 	}
 }
 
-// TestKS28_AnAnswerThatIsLost cuts the connection between a write and its answer.
-func TestKS28_AnAnswerThatIsLost(t *testing.T) {
-	t.Parallel()
-	e := servers.SharedEtcd(t)
-	cfg := newStore(t, e)
-	cfg.Endpoints = cfg.Endpoints[:1]
-	direct := open(t, cfg)
-	through, proxies := proxied(t, cfg)
-	s, p := open(t, through), proxies[0]
-	want(t, "status", s.Status(t.Context()), nil)
-	lose := func() {
-		p.Set(netfault.Half)
-		time.AfterFunc(100*time.Millisecond, func() { p.Set(netfault.Pass); p.Cut() })
-	}
-	for round := range 5 {
-		name := fmt.Sprintf("app-%d", round)
-		lose()
-		want(t, "create", s.Create(t.Context(), name, []byte("one")), nil)
-		want(t, "create again", s.Create(t.Context(), name, []byte("one")), keystore.ErrExists)
-		_, rev, err := s.Get(t.Context(), name)
-		want(t, "get", err, nil)
-		lose()
-		want(t, "update", s.Update(t.Context(), name, []byte("two"), rev), nil)
-		want(t, "update again", s.Update(t.Context(), name, []byte("two"), rev), keystore.ErrConflict)
-		got, rev, err := direct.Get(t.Context(), name)
-		want(t, "get", err, nil)
-		if string(got) != "two" {
-			t.Fatalf("got %q", got)
-		}
-		lose()
-		err = s.Delete(t.Context(), name, rev)
-		want(t, "delete", ignore(err, keystore.ErrUnavailable), nil) // whose delete it was cannot be known
-		want(t, "absent", get(t, direct, name), keystore.ErrNotFound)
-	}
-	if n := p.Connections(); n < 10 {
-		t.Errorf("%d connections: the answers were not lost", n)
-	}
-}
-
-// TestKS31_NetworksThatFail: whatever the network does, a call ends in time, and all
-// is well soon after it.
-func TestKS31_NetworksThatFail(t *testing.T) {
-	t.Parallel()
-	e := servers.SharedEtcd(t)
-	cfg := newStore(t, e)
-	cfg.Timeout = 2 * time.Second
-	want(t, "create", open(t, cfg).Create(t.Context(), "app", []byte("x")), nil)
-	for name, fail := range map[string]func([]*netfault.Proxy){
-		"silent":         func(ps []*netfault.Proxy) { set(ps, netfault.Silent) },
-		"1 byte/s":       func(ps []*netfault.Proxy) { set(ps, netfault.Drip) },
-		"half closed":    func(ps []*netfault.Proxy) { set(ps, netfault.Half) },
-		"refused":        func(ps []*netfault.Proxy) { set(ps, netfault.Refuse); cut(ps) },
-		"slow by 10 s":   func(ps []*netfault.Proxy) { delay(ps, 10*time.Second) },
-		"reset at once":  func(ps []*netfault.Proxy) { set(ps, netfault.Silent); cut(ps) },
-		"slow by 300 ms": func(ps []*netfault.Proxy) { delay(ps, 300*time.Millisecond) },
-		"one member silent": func(ps []*netfault.Proxy) {
-			set(ps[:1], netfault.Silent)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			through, proxies := proxied(t, cfg)
-			s := open(t, through)
-			want(t, "get", get(t, s, "app"), nil)
-			fail(proxies)
-			lives := name == "slow by 300 ms" || name == "one member silent"
-			for range 2 {
-				for call, f := range map[string]func() error{
-					"get":    func() error { return get(t, s, "app") },
-					"absent": func() error { return ignore(get(t, s, "none"), keystore.ErrNotFound) },
-					"create": func() error { return ignore(s.Create(t.Context(), "app", nil), keystore.ErrExists) },
-				} {
-					start := time.Now()
-					err := f()
-					if took := time.Since(start); took > cfg.Timeout+time.Second {
-						t.Errorf("%s took %v", call, took)
-					}
-					if lives {
-						want(t, call, err, nil)
-					} else {
-						want(t, call, err, keystore.ErrUnavailable)
-					}
-				}
-			}
-			set(proxies, netfault.Pass)
-			delay(proxies, 0)
-			start := time.Now()
-			for get(t, s, "app") != nil {
-				if time.Since(start) > recovery {
-					t.Fatalf("not well %v after the network is", recovery)
-				}
-			}
-			t.Logf("well after %v", time.Since(start).Round(time.Millisecond))
-		})
-	}
-}
-
 // TestKS27_ACompactedWatch: what comes next for a watch is compacted while its
 // connection is cut. It begins anew, or ends; it does not go on with a gap.
 func TestKS27_ACompactedWatch(t *testing.T) {
@@ -239,12 +142,6 @@ func TestKS27_ACompactedWatch(t *testing.T) {
 func cut(ps []*netfault.Proxy) {
 	for _, p := range ps {
 		p.Cut()
-	}
-}
-
-func delay(ps []*netfault.Proxy, d time.Duration) {
-	for _, p := range ps {
-		p.Delay(d)
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/postgres"
-	"github.com/keygate/keygate/keystore/storetest/netfault"
 	"github.com/keygate/keygate/keystore/storetest/servers"
 )
 
@@ -81,44 +80,6 @@ func TestKS28_TheServerIsKilledDuringCommits(t *testing.T) {
 		}
 		return true
 	})
-}
-
-// TestKS28_AnAnswerThatIsLost cuts the connection between COMMIT and its answer.
-func TestKS28_AnAnswerThatIsLost(t *testing.T) {
-	t.Parallel()
-	cfg := newStore(t, servers.SharedPostgres(t))
-	direct := open(t, cfg)
-	through, p := proxied(t, cfg)
-	s := open(t, through)
-	want(t, "status", s.Status(t.Context()), nil)
-	lose := func() {
-		want(t, "status", s.Status(t.Context()), nil) // a connection that is open
-		p.Set(netfault.Half)
-		time.AfterFunc(100*time.Millisecond, func() { p.Set(netfault.Pass); p.Cut() })
-	}
-	for round := range 5 {
-		name := fmt.Sprintf("app-%d", round)
-		lose()
-		want(t, "create", s.Create(t.Context(), name, []byte("one")), nil)
-		want(t, "create again", s.Create(t.Context(), name, []byte("one")), keystore.ErrExists)
-		_, rev, err := s.Get(t.Context(), name)
-		want(t, "get", err, nil)
-		lose()
-		want(t, "update", s.Update(t.Context(), name, []byte("two"), rev), nil)
-		want(t, "update again", s.Update(t.Context(), name, []byte("two"), rev), keystore.ErrConflict)
-		got, rev, err := direct.Get(t.Context(), name)
-		want(t, "get", err, nil)
-		if string(got) != "two" {
-			t.Fatalf("got %q", got)
-		}
-		lose()
-		err = s.Delete(t.Context(), name, rev)
-		want(t, "delete", ignore(err, keystore.ErrUnavailable), nil) // whose delete it was cannot be known
-		want(t, "absent", get(t, direct, name), keystore.ErrNotFound)
-	}
-	if n := p.Connections(); n < 10 {
-		t.Errorf("%d connections: the answers were not lost", n)
-	}
 }
 
 // TestKS30_StatementsThatAreRolledBack has a trigger fail the first statements with
@@ -332,57 +293,6 @@ func connections(t *testing.T, p servers.Postgres, cfg postgres.Config) (n int) 
 	return n
 }
 
-// TestKS31_NetworksThatFail: whatever the network does, a call ends in time, and all
-// is well soon after it.
-func TestKS31_NetworksThatFail(t *testing.T) {
-	t.Parallel()
-	cfg := newStore(t, servers.SharedPostgres(t))
-	want(t, "create", open(t, cfg).Create(t.Context(), "app", []byte("x")), nil)
-	cfg.Timeout = 2 * time.Second
-	for name, fail := range map[string]func(*netfault.Proxy){
-		"silent":         func(p *netfault.Proxy) { p.Set(netfault.Silent) },
-		"1 byte/s":       func(p *netfault.Proxy) { p.Set(netfault.Drip) },
-		"half closed":    func(p *netfault.Proxy) { p.Set(netfault.Half) },
-		"refused":        func(p *netfault.Proxy) { p.Set(netfault.Refuse); p.Cut() },
-		"slow by 10 s":   func(p *netfault.Proxy) { p.Delay(10 * time.Second) },
-		"reset at once":  func(p *netfault.Proxy) { p.Set(netfault.Silent); p.Cut() },
-		"slow by 100 ms": func(p *netfault.Proxy) { p.Delay(100 * time.Millisecond) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			through, p := proxied(t, cfg)
-			s := open(t, through)
-			want(t, "get", get(t, s, "app"), nil)
-			fail(p)
-			for call, f := range map[string]func() error{
-				"get":    func() error { return get(t, s, "app") },
-				"absent": func() error { return ignore(get(t, s, "none"), keystore.ErrNotFound) },
-				"create": func() error { return ignore(s.Create(t.Context(), "app", nil), keystore.ErrExists) },
-			} {
-				start := time.Now()
-				err := f()
-				if took := time.Since(start); took > cfg.Timeout+time.Second {
-					t.Errorf("%s took %v", call, took)
-				}
-				if name == "slow by 100 ms" {
-					want(t, call, err, nil)
-				} else {
-					want(t, call, err, keystore.ErrUnavailable)
-				}
-			}
-			p.Set(netfault.Pass)
-			p.Delay(0)
-			start := time.Now()
-			for get(t, s, "app") != nil {
-				if time.Since(start) > recovery {
-					t.Fatalf("not well %v after the network is", recovery)
-				}
-			}
-			t.Logf("well after %v", time.Since(start).Round(time.Millisecond))
-		})
-	}
-}
-
 // TestKS27_AWatchWhoseConnectionIsKilled ends at once.
 func TestKS27_AWatchWhoseConnectionIsKilled(t *testing.T) {
 	p := servers.SharedPostgres(t)
@@ -412,14 +322,6 @@ func TestKS27_AWatchWhoseConnectionIsKilled(t *testing.T) {
 
 func get(t *testing.T, s keystore.Store, name string) error {
 	_, _, err := s.Get(t.Context(), name)
-	return err
-}
-
-// ignore returns err, or nil if it is the sentinel.
-func ignore(err, sentinel error) error {
-	if errors.Is(err, sentinel) {
-		return nil
-	}
 	return err
 }
 

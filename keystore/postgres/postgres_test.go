@@ -19,6 +19,8 @@ import (
 
 const cluster = "000102030405060708090a0b0c0d0e0f"
 
+func TestMain(m *testing.M) { servers.Main(m) }
+
 func TestStore(t *testing.T) {
 	p := servers.SharedPostgres(t)
 	var last postgres.Config
@@ -31,9 +33,10 @@ func TestStore(t *testing.T) {
 			return func() keystore.Store { return open(t, cfg) }
 		},
 		Strange: func(t *testing.T) map[string]keystore.Store { return strange(t, p) },
-		Silent: func(t *testing.T) (keystore.Store, func()) {
+		Network: func(t *testing.T, timeout time.Duration) (keystore.Store, []*netfault.Proxy) {
 			cfg, proxy := proxied(t, last)
-			return open(t, cfg), func() { proxy.Set(netfault.Silent) }
+			cfg.Timeout = timeout
+			return open(t, cfg), []*netfault.Proxy{proxy}
 		},
 	})
 }

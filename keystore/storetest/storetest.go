@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/keystore/storetest/netfault"
 )
 
 // A Harness makes the stores that the suite tests.
@@ -21,10 +23,10 @@ type Harness struct {
 	// instead: out of reach, empty, another cluster's, forbidden. Nil if the
 	// store bears no identity.
 	Strange func(t *testing.T) map[string]keystore.Store
-	// Silent opens the store that Fresh has made last by way of a network, and
-	// returns what has the network swallow all from then on. Nil if there is no
-	// network, or no watch.
-	Silent func(t *testing.T) (s keystore.Store, cut func())
+	// Network opens the store that Fresh has made last by way of a proxy for each
+	// of its servers, with calls of up to timeout, or, if that is 0, the default.
+	// Nil if there is no network.
+	Network func(t *testing.T, timeout time.Duration) (s keystore.Store, proxies []*netfault.Proxy)
 	// Rounds is how often each race is run; zero is 20.
 	Rounds int
 	// Creates is how often the race of creates is run; zero is Rounds.
@@ -68,6 +70,8 @@ func Run(t *testing.T, h Harness) {
 		{"watch tells of each change, or is ErrNoWatch", testWatch},
 		{"watch ends with its context", testWatchEnds},
 		{"watch goes on while nothing happens", testWatchLasts},
+		{"KS-28 a write whose answer is lost finds itself", testLostAnswers},
+		{"KS-31 calls end in time whatever the network does", testNetworks},
 		{"KS-27 watch that hears nothing ends within WatchBound", testSilence},
 		{"KS-15 of 8 concurrent creates one succeeds", testCreateRace},
 		{"concurrent updates lose nothing", testUpdateRace},

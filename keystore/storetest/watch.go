@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/keystore/storetest/netfault"
 )
 
 // A watched is a Watch that runs.
@@ -117,17 +118,19 @@ func testWatchLasts(t *testing.T, h Harness) {
 
 // testSilence cuts the watcher off so that nothing tells it so.
 func testSilence(t *testing.T, h Harness) {
-	if h.Silent == nil {
-		t.Log("the store is not on a network, or has no watch")
-		return
-	}
 	open := h.Fresh(t)
 	writer := open()
-	watcher, cut := h.Silent(t)
+	watcher, ps := network(t, h, 0)
+	if watcher == nil {
+		return
+	}
 	w := watch(t, watcher)
+	if w == nil {
+		return
+	}
 	rev := create(t, writer, "app", []byte("one"))
 	w.hears(t, "app")
-	cut()
+	ps.set(netfault.Silent)
 	want(t, "update", writer.Update(t.Context(), "app", []byte("two"), rev), nil)
 	changed := time.Now()
 	select {

@@ -188,7 +188,7 @@ func testSearch(t *testing.T, h Harness) {
 	must(t, "import", ignore(k.ImportKey(t.Context(), "search-imported", "", imported)))
 	must(t, "create", ignore(k.CreateKey(t.Context(), "search-made", "")))
 	for _, key := range []string{"search-imported", "search-made"} {
-		for i := range 20 {
+		for i := range 3 {
 			dek, _, _, err := k.GenerateDataKey(t.Context(), key, nil)
 			must(t, "generate", err)
 			secrets[fmt.Sprintf("DEK %d of %s", i, key)] = dek

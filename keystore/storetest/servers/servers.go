@@ -6,6 +6,7 @@ package servers
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -141,6 +142,16 @@ func missing(tb testing.TB, err error) {
 		tb.Fatal(err)
 	}
 	tb.Skip(err)
+}
+
+// Main is for the TestMain of a package whose tests wait for time-outs, not for the
+// processor: it runs more of them at a time than there are processors.
+func Main(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err) // it is a flag of package testing
+	}
+	os.Exit(m.Run())
 }
 
 // Long returns how often to do what takes long: every day, or, with KEYGATE_LONG=1
