@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -19,7 +20,22 @@ import (
 
 const cluster = "000102030405060708090a0b0c0d0e0f"
 
-func TestMain(m *testing.M) { servers.Main(m) }
+func TestMain(m *testing.M) {
+	storetest.Node(func(config []byte) (keystore.Store, error) {
+		var cfg postgres.Config
+		if err := json.Unmarshal(config, &cfg); err != nil {
+			return nil, err
+		}
+		return postgres.Open(cfg, cluster)
+	})
+	servers.Main(m)
+}
+
+func TestProcesses(t *testing.T) {
+	t.Parallel()
+	cfg := newStore(t, servers.SharedPostgres(t))
+	storetest.RunProcesses(t, open(t, cfg), cfg, servers.Long(100, 1000))
+}
 
 func TestStore(t *testing.T) {
 	p := servers.SharedPostgres(t)
