@@ -248,6 +248,7 @@ func TestConfigErrorsNameTheLine(t *testing.T) {
 		"KES store":       {strings.Replace(base, "memory: {}", "vault: {endpoint: x}", 1), "config.yaml:4: keystore.vault is not supported: write keystore.fs.path"},
 		"no store":        {strings.Replace(base, "{memory: {}}", "{}", 1), "config.yaml:4: keystore is exactly one of "},
 		"two stores":      {strings.Replace(base, "memory: {}", "memory: {}, fs: {path: p}", 1), "config.yaml:4: keystore is exactly one of "},
+		"watched":         {base + "cache: {watched: -1s}\n", "config.yaml:6: cache.watched is negative"},
 		"no endpoints":    {strings.Replace(base, "memory: {}", "etcd: {prefix: a}", 1), "config.yaml:4: keystore.etcd.endpoints: it is missing"},
 		"etcd in clear":   {strings.Replace(base, "memory: {}", "etcd: {endpoints: ['http://127.0.0.1:2379']}", 1), "config.yaml:4: keystore.etcd.endpoints: \"http://127.0.0.1:2379\" is not of the form https://host:port"},
 		"no hosts":        {strings.Replace(base, "memory: {}", "postgres: {schema: a}", 1), "config.yaml:4: keystore.postgres.hosts: it is missing"},

@@ -35,9 +35,6 @@ func (p *Proof) Proved(at time.Time) {
 	p.timer.Reset(time.Until(at.Add(proofAge)))
 }
 
-// Until is when the proof ends.
-func (p *Proof) Until() time.Time { return p.at.Add(proofAge) }
-
 // Over is ready when the proof has ended.
 func (p *Proof) Over() <-chan time.Time { return p.timer.C }
 
