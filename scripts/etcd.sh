@@ -6,7 +6,8 @@
 #   KEYGATE_TEST_ETCD_DIR=DIRECTORY   in which are ca.crt, client.crt, client.key,
 #                                     and for each member N its data (N/), its log
 #                                     (N.log), its process id (N.pid) and a script
-#                                     that starts it again (N.sh)
+#                                     that starts it again (N.sh); restore.sh FILE puts
+#                                     a snapshot in the place of all data
 #
 # and runs until its standard input ends, or a signal comes; then nothing is left.
 set -euo pipefail
@@ -60,6 +61,19 @@ for n in 0 1 2; do
 	endpoints+="${endpoints:+,}https://127.0.0.1:${ports[n + 3]}"
 done
 
+cat >"$dir/restore.sh" <<SH
+#!/bin/bash
+# Puts the snapshot \$1 in the place of the data of all members, which must not run.
+set -e
+cd '$dir'
+ports=(${ports[*]:0:3})
+for n in 0 1 2; do
+	rm -rf \$n
+	ETCDCTL_API=3 etcdctl snapshot restore "\$1" --name m\$n --data-dir \$n --initial-cluster '$cluster' \\
+		--initial-cluster-token restored --initial-advertise-peer-urls https://127.0.0.1:\${ports[n]}
+done
+SH
+chmod +x "$dir/restore.sh"
 for n in 0 1 2; do
 	cat >"$dir/$n.sh" <<-SH
 		#!/bin/bash

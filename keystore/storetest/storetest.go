@@ -69,6 +69,7 @@ func Run(t *testing.T, h Harness) {
 		{"KS-24 calls that are cancelled while they run leave nothing behind", testCancelled},
 		{"watch tells of each change, or is ErrNoWatch", testWatch},
 		{"watch ends with its context", testWatchEnds},
+		{"watch ends with its store", testWatchCloses},
 		{"watch goes on while nothing happens", testWatchLasts},
 		{"KS-28 a write whose answer is lost finds itself", testLostAnswers},
 		{"KS-31 calls end in time whatever the network does", testNetworks},

@@ -104,6 +104,23 @@ func testWatchEnds(t *testing.T, h Harness) {
 	}
 }
 
+func testWatchCloses(t *testing.T, h Harness) {
+	s := h.Fresh(t)()
+	w := watch(t, s)
+	if w == nil {
+		return
+	}
+	want(t, "close", s.Close(), nil)
+	select {
+	case err := <-w.ended:
+		want(t, "watch", err, keystore.ErrUnavailable)
+	case <-time.After(keystore.WatchBound):
+		t.Fatal("the watch goes on after its store was closed")
+	}
+	err := s.Watch(t.Context(), func(name string) { t.Errorf("told of %q by a store that is closed", name) })
+	want(t, "watch", err, keystore.ErrUnavailable)
+}
+
 // testWatchLasts: a watch of a store to which nothing happens does not end.
 func testWatchLasts(t *testing.T, h Harness) {
 	open := h.Fresh(t)

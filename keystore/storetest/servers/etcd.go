@@ -78,3 +78,11 @@ func (e Etcd) Start(tb testing.TB, member int) {
 		tb.Fatalf("servers: start member %d: %v: %s", member, err, out)
 	}
 }
+
+// Restore puts a snapshot in the place of what the members have, which must not run.
+func (e Etcd) Restore(tb testing.TB, file string) {
+	tb.Helper()
+	if out, err := exec.Command(e.File("restore.sh"), file).CombinedOutput(); err != nil {
+		tb.Fatalf("servers: restore %s: %v: %s", file, err, out)
+	}
+}
