@@ -91,7 +91,7 @@ func (c *recordCache) evict(except string) {
 // less than RecordTTL ago, or less than WatchedTTL ago and a watch has told of no
 // change since.
 func (k *KMS) lookup(ctx context.Context, name string) (*record, error) {
-	if c := k.records.get(name); c != nil && c.rec != nil && k.age(c) < k.lifetime(c) {
+	if c := k.records.get(name); c != nil && c.rec != nil && k.fresh(c) {
 		k.stats.recordHits.Add(1)
 		return c.rec, nil
 	}
@@ -106,12 +106,10 @@ func (k *KMS) age(c *cached) time.Duration {
 	return time.Duration(k.cfg.Now().UnixNano() - c.checked)
 }
 
-// lifetime returns how long after its check c may be used.
-func (k *KMS) lifetime(c *cached) time.Duration {
-	if c.watch != 0 && c.watch == k.follow.alive.Load() {
-		return k.cfg.WatchedTTL
-	}
-	return k.cfg.RecordTTL
+// fresh reports whether c may be used without asking the store.
+func (k *KMS) fresh(c *cached) bool {
+	age := k.age(c)
+	return age < k.cfg.RecordTTL || age < k.cfg.WatchedTTL && k.follow.covers(c)
 }
 
 // fetch asks the store, once however many callers wait for the same name, and

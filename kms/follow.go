@@ -22,6 +22,44 @@ type follow struct {
 	alive atomic.Uint64 // number of the watch that hears of every change; 0: none
 	told  atomic.Uint64 // raised with each change that is told, before the record is marked
 	last  uint64        // the number of the last watch; of the goroutine that follows
+	beat  atomic.Int64  // when this process was last known to run, in nanoseconds since epoch
+	epoch time.Time     // what beats are counted from, by the monotonic clock
+}
+
+// A process that stood still, as one in a virtual machine that is moved, does not
+// know for how long its watch has told it nothing, and may serve a request before
+// any timer has fired. So it notes every beat that it runs, and after standstill
+// without one the watch is over.
+const (
+	beat       = 250 * time.Millisecond
+	standstill = 2 * time.Second
+)
+
+func (f *follow) note()       { f.beat.Store(int64(time.Since(f.epoch))) }
+func (f *follow) awake() bool { return int64(time.Since(f.epoch))-f.beat.Load() < int64(standstill) }
+
+// covers reports whether the watch that was alive when c was checked has told of all
+// changes since.
+func (f *follow) covers(c *cached) bool {
+	return c.watch != 0 && c.watch == f.alive.Load() && f.awake()
+}
+
+// beats notes that the process runs until ctx ends. If it did not, it ends the watch.
+func (f *follow) beats(ctx context.Context, end func()) {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !f.awake() {
+			end()
+			return
+		}
+		f.note()
+	}
 }
 
 // How soon a watch is begun again after it has ended.
@@ -67,7 +105,11 @@ func (k *KMS) Follow(ctx context.Context) {
 func (k *KMS) watch(ctx context.Context, refresh chan<- string) (lived bool, err error) {
 	defer k.follow.alive.Store(0) // before all else, also in a panic
 	defer recovered(&err)
-	err = k.store.Watch(ctx, func(name string) { k.changed(name, refresh) })
+	watching, end := context.WithCancel(ctx)
+	defer end()
+	k.follow.note()
+	go k.follow.beats(watching, end)
+	err = k.store.Watch(watching, func(name string) { k.changed(name, refresh) })
 	lived = k.follow.alive.Swap(0) != 0
 	if lived && ctx.Err() == nil {
 		k.stats.watchesLost.Add(1)

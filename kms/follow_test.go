@@ -252,6 +252,32 @@ func TestARecordThatHasChangedIsNotUsedWhileTheStoreIsOut(t *testing.T) {
 	}
 }
 
+func TestKS21_AProcessThatStoodStillTrustsNoWatch(t *testing.T) {
+	store, c := newWatchable(), newClock()
+	k := open(t, config(c), store)
+	_, err := k.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	following(t, k)
+	c.advance(6 * time.Second)
+	_, err = k.DescribeKey(t.Context(), "a")
+	ok(t, err)
+	c.advance(6 * time.Second)
+	before := store.reads.Load()
+	_, err = k.DescribeKey(t.Context(), "a")
+	ok(t, err)
+	if store.reads.Load() != before {
+		t.Fatal("the record was read again, though it is watched")
+	}
+	k.StandStill(3 * time.Second)
+	_, err = k.DescribeKey(t.Context(), "a")
+	ok(t, err)
+	if store.reads.Load() == before {
+		t.Error("the record was not read again")
+	}
+	soon(t, "the watch is over", func() bool { return k.Stats().WatchesLost > 0 })
+	soon(t, "there is another", func() bool { return k.Stats().Watching })
+}
+
 // An unwatched store has no watch.
 type unwatched struct{ keystore.Store }
 

@@ -148,7 +148,7 @@ func New(cfg Config, root Root, store keystore.Store) (*KMS, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &KMS{cfg: cfg, root: root, store: store, opened: openedCache{seed: maphash.MakeSeed()}}, nil
+	return &KMS{cfg: cfg, root: root, store: store, opened: openedCache{seed: maphash.MakeSeed()}, follow: follow{epoch: time.Now()}}, nil
 }
 
 func (cfg *Config) branchDefaults() error {
