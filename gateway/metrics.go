@@ -166,6 +166,9 @@ func (s *Server) kmsFigures() []prometheus.Collector {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_record_cache_records", Help: "Key records in memory."}, func() float64 { return float64(k.Stats().Records) }),
 		counterFunc("keygate_corrupt_records_total", "Key records that were not what was stored. Each is an alarm.", func() uint64 { return k.Stats().CorruptRecords }),
 		counterFunc("keygate_store_errors_total", "Reads that the key store could not answer.", func() uint64 { return k.Stats().StoreErrors }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_store_watching", Help: "1 while the key store tells of every change by other gateways, else 0."}, func() float64 { return oneIf(k.Stats().Watching) }),
+		counterFunc("keygate_store_changes_total", "Changes that the key store has told of.", func() uint64 { return k.Stats().Changes }),
+		counterFunc("keygate_store_watches_lost_total", "How often the key store could no longer tell of changes.", func() uint64 { return k.Stats().WatchesLost }),
 		counterFunc("keygate_root_errors_total", "Calls that the root of trust could not answer.", func() uint64 { return k.Stats().RootErrors }),
 	}
 }
@@ -181,6 +184,13 @@ func (s *Server) branchFigures() []prometheus.Collector {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_branch_cache_keys", Help: "Branch keys in memory."}, func() float64 { return float64(k.Stats().Branches) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_root_outage_seconds", Help: "For how long operations have found the root of trust unavailable. 0: the last one did not."}, func() float64 { return k.Stats().Outage.Seconds() }),
 	}
+}
+
+func oneIf(so bool) float64 {
+	if so {
+		return 1
+	}
+	return 0
 }
 
 func counterFunc(name, help string, value func() uint64) prometheus.Collector {

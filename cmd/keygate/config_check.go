@@ -199,6 +199,9 @@ func (c *configuration) checkKMS(y *yamlFile) {
 	if c.Cache.Expiry < 0 {
 		y.failAt(at("cache", "expiry"), "cache.expiry is negative")
 	}
+	if c.Cache.Watched < 0 {
+		y.failAt(at("cache", "watched"), "cache.watched is negative")
+	}
 	if c.Cache.Keys < 0 {
 		y.failAt(at("cache", "keys"), "cache.keys is negative")
 	}

@@ -100,9 +100,15 @@ func serve(ctx context.Context, cfg *configuration, address string) error {
 
 	background, cancel := context.WithCancel(ctx)
 	watched := n.watch(background, hangup)
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		n.kms.Follow(background)
+	}()
 	err = n.server.Serve(ctx, ln)
 	cancel()
 	<-watched
+	<-followed
 	n.log.Info("keygate: stopped")
 	return errors.Join(err, n.close())
 }
