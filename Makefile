@@ -5,10 +5,10 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test lint fuzz vuln bench pgo clean
+.PHONY: help build run demo test lint fuzz vuln bench allocs pgo clean test-stores
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "ADDRESS=host:port STATE=directory make run puts the gateway elsewhere than $(ADDRESS), ./$(STATE)."
 
@@ -30,6 +30,9 @@ test: ## pass the tests, with the race detector, and again in FIPS 140-3 mode
 	@scripts/packages.sh test
 	@scripts/test.sh lint race fips fuzz vuln
 
+test-stores: ## pass the suite of key stores on each kind, with real servers, and say what was skipped
+	@scripts/test-stores.sh
+
 lint: ## look at the code: gofmt, go vet, staticcheck
 	@scripts/packages.sh build
 	@scripts/test.sh lint
@@ -43,7 +46,11 @@ vuln: ## look for known vulnerabilities in what is used, in VULNDB or on the net
 
 bench: ## measure against an echo server and a bare PKCS#11 loop (minutes); writes bench/results.md
 	@scripts/packages.sh run
-	@go run ./bench $(BENCHFLAGS)
+	@GOFIPS140=$${GOFIPS140-certified} go run ./bench $(BENCHFLAGS)
+
+allocs: ## write down what a request allocates now, from which the tests allow 10 % more
+	@scripts/packages.sh test
+	@CI=true go test ./gateway -count=1 -run '^TestAllocations$$' -update-allocs
 
 pgo: ## profile a gateway under load, for its build (a minute); writes cmd/keygate/keygate.pgo
 	@scripts/packages.sh run

@@ -40,6 +40,11 @@ var (
 	ErrMode = &Error{http.StatusBadRequest, "mode is none of direct, branch and default"}
 	// ErrNotImplemented says that there is no such route.
 	ErrNotImplemented = &Error{http.StatusNotImplemented, "not implemented"}
+	// ErrOverload says that the request was not begun, as it could not be in time.
+	ErrOverload = &Error{http.StatusServiceUnavailable, "server is overloaded"}
+	// ErrRate says that the identity has used up its rate of requests. Nothing was
+	// begun.
+	ErrRate = &Error{http.StatusTooManyRequests, "too many requests"}
 	// ErrAuditUnavailable says that the operation was not done, or its result
 	// was dropped, because it could not be written down.
 	ErrAuditUnavailable = &Error{http.StatusServiceUnavailable, "audit log is unavailable"}

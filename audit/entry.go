@@ -1,5 +1,7 @@
 // Package audit is the trail of who asked for what: one entry for each request,
-// refusals and failures too, written before the request is answered.
+// refusals and failures too, written before the request is answered. Of requests
+// that were not begun for want of room, and of polls if Config says so, one entry
+// stands for many; see Entry.Skipped.
 //
 // An entry holds names and outcomes only. Nothing that a client sends as a body,
 // and no context, gets into it.
@@ -23,6 +25,7 @@ const (
 	Exists          Outcome = "exists"           // the name is taken
 	PendingDeletion Outcome = "pending deletion" // the key was deleted and waits for its end
 	Unavailable     Outcome = "unavailable"      // the root of trust, the key store or this log could not serve it
+	Refused         Outcome = "refused"          // it was not begun: the server had too much to do, or the identity its rate
 	Error           Outcome = "error"            // all else: a corrupt record, a fault of the gateway
 )
 
@@ -48,6 +51,14 @@ type Entry struct {
 	Status    int           // HTTP status of the answer
 	Duration  time.Duration // until the answer was ready; written in microseconds
 	Error     string        // the text that the client got; empty: the operation was done
+
+	// Skipped is how many requests before this one have no entry, as this one stands
+	// for them: of the same identity, status and text (refusals), or of the same
+	// operation and policy, all done (polls).
+	Skipped int
+	// Poll marks what clients ask again and again: of those that were done, some are
+	// written only, if Config.Polls says so. It is not in the line.
+	Poll bool
 }
 
 // AppendJSON appends the entry as one JSON object, without a line break. It is
@@ -76,6 +87,7 @@ func (e *Entry) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `,"duration_us":`...)
 	dst = strconv.AppendInt(dst, e.Duration.Microseconds(), 10)
 	dst = appendOptional(dst, "error", e.Error)
+	dst = appendCount(dst, "skipped", e.Skipped)
 	return append(dst, '}')
 }
 

@@ -20,6 +20,9 @@ type Config struct {
 	// written. Nil means true.
 	Required *bool `yaml:"required"`
 
+	// Polls says how much is written of what clients ask again and again.
+	Polls Polls `yaml:"polls"`
+
 	// Off drops entries: only subscribers see them. SetOff changes it.
 	Off bool `yaml:"-"`
 	// Logger is told when entries cannot be written any more, and when they can
@@ -41,6 +44,7 @@ type Log struct {
 	cfg  Config
 	off  atomic.Bool
 	subs subscribers
+	rest rest
 
 	// failing says that lines wait in the backlog, or are missing after it.
 	failing atomic.Bool
@@ -73,6 +77,7 @@ type Stats struct {
 	Failed  uint64 // entries that could not be written when their request was answered
 	Missed  uint64 // entries lost for good: they found no place in the backlog
 	Backlog int    // bytes that wait to be written
+	Skipped uint64 // polls that were left out
 }
 
 // Open returns a Log that appends to the file of cfg.
@@ -104,6 +109,9 @@ func (l *Log) SetOff(off bool) { l.off.Store(off) }
 func (l *Log) Write(e *Entry) error {
 	l.subs.send(e)
 	if l.off.Load() {
+		return nil
+	}
+	if l.rest.leaveOut(l.cfg.Polls, e) {
 		return nil
 	}
 	if err := l.write(e); err != nil {
@@ -288,6 +296,7 @@ func (l *Log) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stats
+	s.Skipped = l.rest.skipped.Load()
 	s.Backlog = len(l.backlog)
 	return s
 }
@@ -309,6 +318,7 @@ func (l *Log) Reopen() error {
 // Close makes a last attempt to write what was kept, ends the subscriptions and
 // closes the file. No other method may be called after.
 func (l *Log) Close() error {
+	l.settle()
 	l.subs.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()

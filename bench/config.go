@@ -17,7 +17,8 @@ type config struct {
 	module   string // empty: the state's
 	sessions int    // of the token; 0: the default
 	clients  []policy.Identity
-	policies int // in all; 0: one
+	policies int    // in all; 0: one
+	expiry   string // how long a key record is used before the store is asked again; empty: the default
 }
 
 // text returns the configuration file.
@@ -37,7 +38,11 @@ func (s *state) text(c config) string {
 	}
 	writePolicy(p, "app", append([]policy.Identity{identityOf(s.app)}, c.clients...)...)
 	p("audit:\n  file: %s", quoted(s.file("audit.log")))
+	p("limits:\n  connections_per_source: 16384") // all clients are on this machine
 	p("keystore:\n  fs:\n    path: %s", quoted(s.file(or(c.keystore, "keystore"))))
+	if c.expiry != "" {
+		p("cache:\n  expiry: %s", c.expiry)
+	}
 	p("root:\n  pkcs11:\n    module: %s\n    token: keygate\n    pin:\n      file: %s", quoted(or(c.module, s.module)), quoted(s.file("pin")))
 	if c.sessions > 0 {
 		p("    sessions: %d", c.sessions)

@@ -47,20 +47,20 @@ func (b *bench) flood(ctx context.Context) error {
 	}
 	to := time.Since(storm.begin)
 	storm.stop()
-	b.reportFlood(alone[0], median(rounds), storm.figures(from, to))
+	b.reportFlood("One identity floods (LD-08), direct mode, slow HSM", alone[0], median(rounds), storm.figures(from, to))
+	b.report.tables[len(b.report.tables)-1].note("The flood is %d times, the others together %.0f %% of what the HSM can do.", floodTimes, othersShare*100)
 	return ctx.Err()
 }
 
-func (b *bench) reportFlood(alone, beside, storm figures) {
-	t := b.report.table("One identity floods (LD-08), direct mode, slow HSM", "", "answered 200", "p50", "p99", "refused", "other")
+func (b *bench) reportFlood(title string, alone, beside, storm figures) {
+	t := b.report.table(title, "", "answered 200", "p50", "p99", "refused", "other")
 	row := func(name string, f figures) {
 		t.row(name, perSecond(f.rate), millis(f.p50), millis(f.p99), perSecond(f.refused), fmt.Sprint(f.others))
 	}
 	row(fmt.Sprintf("%d others alone", others), alone)
 	row(fmt.Sprintf("%d others beside the flood", others), beside)
 	row("the flooding identity", storm)
-	t.note("The flood is %d times, the others together %.0f %% of what the HSM can do.", floodTimes, othersShare*100)
 	r := ratio(beside.p99, alone.p99)
-	b.report.verdict(r <= 2 && beside.rate > 0, "LD-08: p99 of the others", "<= 2x", "%.1fx", r)
-	b.report.verdict(beside.refused == 0 && beside.others == 0, "LD-08: requests of the others refused", "0", "%.0f /s, %d failed", beside.refused, beside.others)
+	b.report.verdict(r <= 2 && beside.rate > 0, title+": p99 of the others", "<= 2x", "%.1fx", r)
+	b.report.verdict(beside.refused == 0 && beside.others == 0, title+": requests of the others refused", "0", "%.0f /s, %d failed", beside.refused, beside.others)
 }

@@ -21,7 +21,7 @@ import (
 // garbage collections long, and be taken for the server's delay.
 const holdCommand = "hold-connections"
 
-// A holder is that process, as seen by the one that measures.
+// A holder is that process, or another like it, as seen by the one that measures.
 type holder struct {
 	cmd *exec.Cmd
 	in  io.Closer
@@ -30,11 +30,17 @@ type holder struct {
 
 // startHolder returns when the connections are open.
 func startHolder(ctx context.Context, g *gateway, n int) (*holder, error) {
+	return startChild(ctx, holdCommand, g, n)
+}
+
+// startChild starts this program with another first argument, and returns when it
+// says that it has opened its n connections.
+func startChild(ctx context.Context, command string, g *gateway, n int) (*holder, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, holdCommand, g.addr, g.state.dir, strconv.Itoa(n))
+	cmd := exec.CommandContext(ctx, self, command, g.addr, g.state.dir, strconv.Itoa(n))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
@@ -59,7 +65,7 @@ func startHolder(ctx context.Context, g *gateway, n int) (*holder, error) {
 func (h *holder) number() (n int, err error) {
 	line, err := h.out.ReadString('\n')
 	if err != nil {
-		return 0, fmt.Errorf("the process that holds connections has ended: %w", err)
+		return 0, fmt.Errorf("the process of the connections has ended: %w", err)
 	}
 	_, err = fmt.Sscan(line, &n)
 	return n, err
@@ -80,18 +86,11 @@ func (h *holder) stop() {
 // holdMain is that process: it opens the connections, says so, waits until its
 // standard input ends, and says how many are left.
 func holdMain(ctx context.Context, args []string) error {
-	if len(args) != 3 {
-		return fmt.Errorf("%s is not for use by hand", holdCommand)
-	}
-	n, err := strconv.Atoi(args[2])
+	t, n, err := childArguments(args)
 	if err != nil {
 		return err
 	}
-	s, err := readState(args[1])
-	if err != nil {
-		return err
-	}
-	all, err := hold(ctx, target{addr: args[0], ca: s.ca, as: []tls.Certificate{s.app}}, n)
+	all, err := hold(ctx, t, n)
 	if err != nil {
 		return err
 	}
@@ -99,6 +98,21 @@ func holdMain(ctx context.Context, args []string) error {
 	io.Copy(io.Discard, os.Stdin)
 	fmt.Println(all.alive())
 	return nil
+}
+
+// childArguments reads what startChild has said.
+func childArguments(args []string) (t target, n int, err error) {
+	if len(args) != 3 {
+		return t, 0, errors.New("this is not for use by hand")
+	}
+	if n, err = strconv.Atoi(args[2]); err != nil {
+		return t, 0, err
+	}
+	s, err := readState(args[1])
+	if err != nil {
+		return t, 0, err
+	}
+	return target{addr: args[0], ca: s.ca, as: []tls.Certificate{s.app}}, n, nil
 }
 
 // held are connections that are open and idle.

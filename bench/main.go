@@ -64,8 +64,10 @@ var scenarios = []scenario{
 	{"policies", "10 policies against -policies", (*bench).manyPolicies},
 	{"rss", "memory at rest", (*bench).rest},
 	{"idle", "-idle connections that do nothing", (*bench).idleConnections},
+	{"herd", "LD-09: a cold start of 1,000 keys, with -idle clients", (*bench).herd},
 	{"overload", "LD-02: 2, 5 and 20 times what an HSM can do", (*bench).overload},
 	{"flood", "LD-08: one identity floods, others work", (*bench).flood},
+	{"floodcpu", "LD-08 from memory: one identity takes all CPU that it gets, others work", (*bench).floodCPU},
 	{"cancel", "LD-12: clients cancel every request after 1 ms", (*bench).cancelled},
 }
 
@@ -73,8 +75,13 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	run := command
-	if len(os.Args) > 1 && os.Args[1] == holdCommand {
-		run = func(ctx context.Context) error { return holdMain(ctx, os.Args[2:]) }
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case holdCommand:
+			run = func(ctx context.Context) error { return holdMain(ctx, os.Args[2:]) }
+		case stormCommand:
+			run = func(ctx context.Context) error { return stormMain(ctx, os.Args[2:]) }
+		}
 	}
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

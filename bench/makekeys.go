@@ -20,16 +20,17 @@ const manyKeystore = "keystore-many"
 // disk.
 const keyMakers = 64
 
-// openRoot opens the token of the state in this process.
-func (b *bench) openRoot(ctx context.Context, sessions int) (*hsm.Root, error) {
-	cfg := hsm.Config{Module: b.state.module, Token: "keygate", PIN: hsm.PIN{File: b.state.file("pin")}, Sessions: sessions}
+// openRoot opens the token of the state in this process, by its module or a shim
+// before it.
+func (b *bench) openRoot(ctx context.Context, module string, sessions int) (*hsm.Root, error) {
+	cfg := hsm.Config{Module: module, Token: "keygate", PIN: hsm.PIN{File: b.state.file("pin")}, Sessions: sessions}
 	return hsm.Open(ctx, cfg, slog.New(slog.DiscardHandler))
 }
 
 // makeKeys makes n keys in a key store of their own, as a gateway makes them but
 // without HTTP, and returns their names.
 func (b *bench) makeKeys(ctx context.Context, keystore string, n int) (names []string, err error) {
-	root, err := b.openRoot(ctx, 0)
+	root, err := b.openRoot(ctx, b.state.module, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ func (s *Server) batchGenerate(r *request) (any, error) {
 		return nil, err
 	}
 	r.entry.Items = in.Count
+	r.charge(in.Count)
 	batch, use, err := s.cfg.KMS.GenerateDataKeys(&r.ctx, name, in.Count, in.Contexts)
 	r.used(use)
 	if err != nil {
@@ -110,6 +111,7 @@ func (s *Server) bulkDecrypt(r *request) (any, error) {
 
 func (s *Server) openBatch(r *request, name string, batch []kms.Sealed) ([]kms.Opened, error) {
 	r.entry.Items = len(batch)
+	r.charge(len(batch))
 	opened, use, err := s.cfg.KMS.DecryptBatch(&r.ctx, name, batch)
 	r.used(use)
 	var fault error

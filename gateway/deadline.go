@@ -15,11 +15,22 @@ import (
 // sweepInterval is how late a deadline of a connection or of a stream can be.
 const sweepInterval = 100 * time.Millisecond
 
-// A conn is a connection with deadlines that cost little.
+// A conn is a connection with deadlines that cost little, whose requests take turns
+// with those of its identity.
 type conn struct {
 	net.Conn
 	all         *conns
 	read, write deadline
+	turning     turning
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	c.turning.give()
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.turning.take()
+	}
+	return n, err
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
@@ -39,6 +50,7 @@ func (c *conn) SetDeadline(t time.Time) error {
 
 func (c *conn) Close() error {
 	c.all.remove(c)
+	c.turning.end()
 	return c.Conn.Close()
 }
 

@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/keygate/keygate/admission"
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/kms"
 )
@@ -29,6 +31,9 @@ type Config struct {
 
 	Version string // of the gateway, as it is told to clients
 	Commit  string
+
+	// Limits bounds what clients can ask for at a time.
+	Limits LimitsConfig
 
 	// Now is the clock, for tests. Nil means time.Now.
 	Now func() time.Time
@@ -50,6 +55,9 @@ type Server struct {
 
 	conns       conns
 	connections connections
+
+	callers  *callers
+	listener atomic.Pointer[admission.Listener] // nil before Serve
 }
 
 // drainTime is how long requests may take to end after Serve is told to.
@@ -60,8 +68,12 @@ func New(cfg Config, first State) (*Server, error) {
 	if cfg.KMS == nil || cfg.Audit == nil || cfg.ErrorLog == nil {
 		return nil, errors.New("gateway: KMS, audit log and error log are required")
 	}
+	if err := cfg.Limits.Check(); err != nil {
+		return nil, err
+	}
 	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), routes: routes(), ids: newRequestIDs(), stop: make(chan struct{})}
 	s.started = s.now(time.Now()).UTC()
+	s.callers = newCallers(cfg.Limits)
 	s.health.kms = cfg.KMS
 	s.metrics = newMetrics(s)
 	s.echo = s.router()
@@ -98,12 +110,21 @@ func (s *Server) Reload(next State) error {
 // It must be called at most once.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := s.httpServer()
+	endTurns, err := s.callers.turnstile.serve()
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer endTurns()
 	ended := make(chan struct{})
-	defer close(ended)
 	s.conns.sweep(time.Now())
-	go s.sweepUntil(ended)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(listener{ln, &s.conns}, "", "") }()
+	go func() { failed <- srv.ServeTLS(s.listen(ln), "", "") }()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.sweepUntil(ended) })
+	beside.Go(func() { s.collectTolls(ended) })
+	defer beside.Wait()
+	defer close(ended)
 	select {
 	case err := <-failed:
 		close(s.stop)
@@ -114,7 +135,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	close(s.stop)
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
-	err := srv.Shutdown(drain)
+	err = srv.Shutdown(drain)
 	if err != nil {
 		srv.Close()
 		err = errors.New("gateway: requests did not end in time and were cut off")

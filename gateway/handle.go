@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/keygate/keygate/admission"
 	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/keystore"
@@ -26,17 +27,26 @@ type request struct {
 	entry    audit.Entry     // filled on the way
 	start    time.Time       // for the duration
 	body     []byte          // wiped at the end
+
+	caller *caller // whose it is, once it has come to enter
+	gate   *admission.Gate
+	ticket admission.Ticket
 }
 
 // serve is the one way of every request, known route or not.
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
 	r := s.open(w, hr, rt, resource)
+	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
+	if refused, wait := s.enter(r); refused != admitted {
+		s.refuse(w, r, refused, wait)
+		return
+	}
+	defer r.gate.Leave(&r.ticket)
 	defer func() { clear(r.body) }()
 	s.metrics.begin()
 	defer s.metrics.end()
 	r.limitTime()
 	defer r.ctx.release()
-	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
 	reply, err := s.do(w, r)
 	s.answer(w, r, reply, err)
 }
@@ -48,7 +58,7 @@ func (s *Server) open(w http.ResponseWriter, hr *http.Request, rt *route, resour
 		r.entry.Path = shorten(hr.URL.Path)
 		return r
 	}
-	r.entry.Operation = rt.action.String()
+	r.entry.Operation, r.entry.Poll = rt.action.String(), rt.public || rt.action == policy.DescribeKey
 	switch {
 	case namesKey(rt.action) && keystore.ValidName(resource):
 		r.entry.Key = resource

@@ -40,10 +40,12 @@ type peer struct {
 // A connection holds what is found out of its peer at the first request, and its
 // reads that have an end.
 type connection struct {
+	raw     *conn // nil: there is none
 	once    sync.Once
 	peer    peer
 	subject atomic.Pointer[subject] // of the last request
 	reads   timedReads
+	seen    atomic.Pointer[seen] // whose it is; nil: not known yet
 }
 
 // A subject is what rules say of a connection's identity.

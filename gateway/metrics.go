@@ -22,6 +22,7 @@ type metrics struct {
 	durations     *prometheus.HistogramVec // by operation
 	active        prometheus.Gauge
 	refused       *prometheus.CounterVec // by reason
+	overload      *prometheus.CounterVec // by reason
 	expired       prometheus.Counter
 	handshakes    prometheus.Counter
 	protocol      prometheus.Counter
@@ -46,9 +47,10 @@ func newMetrics(s *Server) *metrics {
 			Name: "keygate_requests_total", Help: "Requests by operation and outcome, refused ones too."}, []string{"operation", "outcome"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "keygate_request_duration_seconds", Help: "Time until the answer was ready.", Buckets: durationBuckets}, []string{"operation"}),
-		active:  gauge("keygate_requests_active", "Requests that are being served, log streams too."),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_client_certificates_refused_total", Help: "Requests refused for their client certificate, by reason."}, []string{"reason"}),
-		expired: counter("keygate_client_certificates_expired_total", "Requests accepted with a self-signed client certificate outside its validity."),
+		active:   gauge("keygate_requests_active", "Requests that are being served, log streams too."),
+		refused:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_client_certificates_refused_total", Help: "Requests refused for their client certificate, by reason."}, []string{"reason"}),
+		overload: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keygate_admission_refused_total", Help: "Requests that were not begun, by reason: overload, or the rate of their identity."}, []string{"reason"}),
+		expired:  counter("keygate_client_certificates_expired_total", "Requests accepted with a self-signed client certificate outside its validity."),
 		handshakes: counter("keygate_tls_handshake_errors_total",
 			"Connections that ended in the TLS handshake: without a client certificate, with one that is not accepted, or with no TLS that is spoken here."),
 		protocol:      counter("keygate_http_protocol_errors_total", "Breaches of the HTTP protocol by clients."),
@@ -62,6 +64,8 @@ func newMetrics(s *Server) *metrics {
 	registry.MustRegister(s.buildInfo(), s.certificateExpiry(), s.lostLines())
 	registry.MustRegister(s.kmsFigures()...)
 	registry.MustRegister(s.branchFigures()...)
+	registry.MustRegister(m.overload)
+	registry.MustRegister(s.limitFigures()...)
 	m.all = handlerOf(registry)
 	m.of(s.routes)
 	return m
@@ -162,6 +166,9 @@ func (s *Server) kmsFigures() []prometheus.Collector {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_record_cache_records", Help: "Key records in memory."}, func() float64 { return float64(k.Stats().Records) }),
 		counterFunc("keygate_corrupt_records_total", "Key records that were not what was stored. Each is an alarm.", func() uint64 { return k.Stats().CorruptRecords }),
 		counterFunc("keygate_store_errors_total", "Reads that the key store could not answer.", func() uint64 { return k.Stats().StoreErrors }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_store_watching", Help: "1 while the key store tells of every change by other gateways, else 0."}, func() float64 { return oneIf(k.Stats().Watching) }),
+		counterFunc("keygate_store_changes_total", "Changes that the key store has told of.", func() uint64 { return k.Stats().Changes }),
+		counterFunc("keygate_store_watches_lost_total", "How often the key store could no longer tell of changes.", func() uint64 { return k.Stats().WatchesLost }),
 		counterFunc("keygate_root_errors_total", "Calls that the root of trust could not answer.", func() uint64 { return k.Stats().RootErrors }),
 	}
 }
@@ -177,6 +184,13 @@ func (s *Server) branchFigures() []prometheus.Collector {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_branch_cache_keys", Help: "Branch keys in memory."}, func() float64 { return float64(k.Stats().Branches) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_root_outage_seconds", Help: "For how long operations have found the root of trust unavailable. 0: the last one did not."}, func() float64 { return k.Stats().Outage.Seconds() }),
 	}
+}
+
+func oneIf(so bool) float64 {
+	if so {
+		return 1
+	}
+	return 0
 }
 
 func counterFunc(name, help string, value func() uint64) prometheus.Collector {

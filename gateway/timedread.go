@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keygate/keygate/kms"
 )
 
 // writeTime is what is left to write an answer when the time of its operation is
@@ -67,6 +69,15 @@ func (l *timedReads) sweep(now time.Time) {
 	}
 }
 
+// rawConn returns the connection under TLS, or nil if it is none of Serve's.
+func rawConn(nc net.Conn) *conn {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	raw, _ := nc.(*conn)
+	return raw
+}
+
 // connections are those that are served.
 type connections struct {
 	mu  sync.Mutex
@@ -75,13 +86,14 @@ type connections struct {
 
 // begin is http.Server.ConnContext.
 func (c *connections) begin(ctx context.Context, nc net.Conn) context.Context {
-	added := new(connection)
+	added := &connection{raw: rawConn(nc)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.all == nil {
 		c.all = make(map[net.Conn]*connection)
 	}
 	c.all[nc] = added
+	ctx = kms.WithCaller(ctx, func() string { return string(added.peer.identity) }) // asked for below the door only, where it is known
 	return context.WithValue(ctx, connectionKey{}, added)
 }
 

@@ -66,12 +66,15 @@ func (s *Server) httpServer() *http.Server {
 		TLSConfig: &tls.Config{
 			NextProtos: []string{"h2", "http/1.1"},
 			MinVersion: tls.VersionTLS12,
-			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				if err := s.callers.handshakes.begin(hello); err != nil {
+					return nil, err
+				}
 				return s.state.Load().tls, nil
 			},
 		},
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 250,
+			MaxConcurrentStreams: s.callers.limits.Streams,
 			SendPingTimeout:      30 * time.Second, // finds clients that are gone without a word
 			PingTimeout:          15 * time.Second,
 			WriteByteTimeout:     30 * time.Second,

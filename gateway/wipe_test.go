@@ -41,7 +41,7 @@ func TestSecretsAreWipedWhenTheyAreAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo), Now: time.Now}, ids: newRequestIDs(), routes: routes()}
+	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo), Now: time.Now}, ids: newRequestIDs(), routes: routes(), callers: newCallers(LimitsConfig{})}
 	s.metrics = newMetrics(s)
 	s.state.Store(&state{settings: map[policy.Action]setting{policy.Encrypt: {open: true, timeout: time.Minute}}})
 	const text = "a secret of the body"

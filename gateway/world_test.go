@@ -49,6 +49,9 @@ type world struct {
 	stopped         sync.Once
 	deletionWindow  time.Duration
 	mode            envelope.Mode
+	limits          gateway.LimitsConfig
+	polls           audit.Polls
+	listen          func(net.Listener) net.Listener // nil: as it is
 	keyStoreWrapper func(keystore.Store) keystore.Store
 	storeCalls      atomic.Int64 // of a world that is made with counted
 }
@@ -98,16 +101,19 @@ func (w *world) start() {
 	w.t.Helper()
 	errorLog := gateway.NewErrorLog(w.log, slog.LevelInfo)
 	var err error
-	w.audit, err = audit.Open(audit.Config{File: w.auditFile, Logger: errorLog.Logger()})
+	w.audit, err = audit.Open(audit.Config{File: w.auditFile, Logger: errorLog.Logger(), Polls: w.polls})
 	ok(w.t, err)
 	w.server, err = gateway.New(gateway.Config{
 		KMS: w.kms, Audit: w.audit, ErrorLog: errorLog, Version: "v0.0.0-test", Commit: "0123456789abcdef",
-		Now: w.now,
+		Now: w.now, Limits: w.limits,
 	}, w.state)
 	ok(w.t, err)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	ok(w.t, err)
 	w.addr = ln.Addr().String()
+	if w.listen != nil {
+		ln = w.listen(ln)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- w.server.Serve(ctx, ln) }()

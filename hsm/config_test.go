@@ -23,6 +23,9 @@ func TestConfigIsChecked(t *testing.T) {
 		{"timeout", func(c *hsm.Config) { c.Timeout = -time.Second }},
 		{"timeout", func(c *hsm.Config) { c.Timeout = time.Nanosecond }},
 		{"keys", func(c *hsm.Config) { c.Keys = -1 }},
+		{"queue.calls", func(c *hsm.Config) { c.Queue.Calls = -1 }},
+		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = -time.Second }},
+		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = c.Timeout + time.Hour }},
 		{"iv", func(c *hsm.Config) { c.IV = "token" }},
 	} {
 		c := good

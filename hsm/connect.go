@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/miekg/pkcs11"
 )
 
 // connect makes a link. If the token fails or is not there it tries once more
@@ -47,6 +49,8 @@ func (r *Root) newLink(ctx context.Context, gen uint64) (*link, error) {
 		l.anchor.abandon()
 		return nil, err
 	}
+	l.loaders = make([]loader, l.token.loaders(r.cfg.Sessions))
+	l.loaders[0].session = l.anchor
 	return l, nil
 }
 
@@ -70,7 +74,7 @@ func (r *Root) recognize(s session) (err error) {
 
 // newBareLink finds the token, opens a session with flags and logs in.
 func (r *Root) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
-	l := &link{module: r.module, gen: gen, limit: r.cfg.Keys, keys: make(map[string]*loaded)}
+	l := &link{module: r.module, gen: gen, limit: r.cfg.Keys, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
 	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}

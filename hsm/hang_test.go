@@ -97,6 +97,37 @@ func waitFor(t *testing.T, condition func() bool) {
 	}
 }
 
+// A load that takes longer than its time, as on a machine that does too much, is
+// written off, and another one takes its place on a session of its own.
+func TestHS06_AHungLoadStopsNoOtherLoad(t *testing.T) {
+	f := openFaulty(t)
+	hung, others := newKey(t, f.root, kms.Authentication), make([][]byte, 4)
+	for i := range others {
+		others[i] = newKey(t, f.root, kms.Encryption)
+	}
+	f.fail("C_Sign", fault{sleep: time.Hour}) // what checks keys that authenticate
+	_, err := f.root.MAC(t.Context(), hung, []byte("message"))
+	is(t, err, kms.ErrUnavailable)
+	if got := f.inside("C_Sign"); got != 1 {
+		t.Errorf("%d calls hang", got)
+	}
+	waitFor(t, func() bool { return f.root.Stats().WrittenOff == 1 })
+	connections := f.root.Stats().Connections
+	f.fail("C_UnwrapKey", fault{sleep: 200 * time.Millisecond}) // so that they load at the same time
+	var wg sync.WaitGroup
+	for _, handle := range others {
+		wg.Go(func() {
+			if _, err := f.root.Encrypt(t.Context(), handle, nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := f.root.Stats().Connections; got != connections {
+		t.Errorf("%d connections were made anew", got-connections)
+	}
+}
+
 func TestHS06_AHungLoadDoesNotStopLoadedKeys(t *testing.T) {
 	f := openFaulty(t)
 	other := newKey(t, f.root, kms.Encryption)

@@ -25,7 +25,7 @@ type Root struct {
 	module *module
 	pin    pinSource
 	pool   *pool // for calls with a session of their own
-	keeper *pool // for calls with the anchor
+	keeper *pool // for calls with a loader
 	link   atomic.Pointer[link]
 	repair repair
 	stats  counters
@@ -54,21 +54,21 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 		return nil, err
 	}
 	r := &Root{cfg: cfg, log: log, module: m, pin: pinSource{from: cfg.PIN}}
-	r.keeper = newPool(1, keeperSpares, cfg.Timeout)
 	l, err := r.connected(ctx)
 	if err != nil {
-		r.pool = newPool(0, 0, cfg.Timeout)
+		r.pool, r.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
 		return nil, errors.Join(err, r.Close())
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
 		log.Warn("hsm: the token has fewer sessions than are configured", "configured", cfg.Sessions, "used", sessions)
 	}
-	r.pool = newPool(sessions, spares, cfg.Timeout)
+	r.pool = newPool(sessions, spares, cfg.Timeout, cfg.Queue)
+	r.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout, Queue{})
 	return r, nil
 }
 
-// keeperSpares is how many calls with an anchor may hang.
+// keeperSpares is how many calls with a loader may hang before fewer are made.
 const keeperSpares = 3
 
 // Close closes the sessions and, if this is the last root that uses it,
@@ -123,7 +123,7 @@ func (r *Root) makeKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, i
 	if purpose != kms.Encryption && purpose != kms.Authentication {
 		return nil, fmt.Errorf("hsm: purpose %d: %w", purpose, kms.ErrUnsupported)
 	}
-	return run(ctx, r, operation[[]byte]{a: imported, run: func(s session, _ *loaded, imported, _ []byte) ([]byte, error) {
+	return run(ctx, r, operation[[]byte]{a: imported, slow: true, run: func(s session, _ *loaded, imported, _ []byte) ([]byte, error) {
 		h, err := s.newKey(id, purpose, imported)
 		if err != nil {
 			return nil, err
@@ -188,7 +188,7 @@ func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
-		return struct{}{}, l.onAnchor(ctx, func(s session) error { s.destroyDoomed(); return nil })
+		return struct{}{}, l.onLoader(ctx, func(s session) error { s.destroyDoomed(); return nil })
 	}})
 	return err
 }

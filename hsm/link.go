@@ -21,10 +21,11 @@ type link struct {
 	token  TokenInfo
 	limit  int // of loaded keys
 
-	// The anchor keeps the login while other sessions come and go, and owns
-	// the loaded keys: they are session objects of it.
-	anchor   session
-	anchored sync.Mutex // held by the call that uses the anchor
+	// The anchor keeps the login while other sessions come and go. It is the
+	// first loader, once the link is made; the others are opened when keys are
+	// loaded at the same time.
+	anchor  session
+	loaders []loader
 
 	kek       pkcs11.ObjectHandle
 	kekID     kekID
@@ -36,7 +37,8 @@ type link struct {
 
 	mu      sync.Mutex
 	keys    map[string]*loaded // by the bytes of the handle
-	recent  list.List          // of the keys, the one used last in front
+	objects map[pkcs11.ObjectHandle]*loaded
+	recent  list.List // of the keys, the one used last in front
 	doomed  []pkcs11.ObjectHandle
 	users   int
 	retired bool
@@ -64,11 +66,14 @@ func (l *link) retire() {
 	}
 }
 
-// close closes the anchor and with it, if it is the last session, the login.
-// It is called when nobody uses l, and not by a worker that calls wait for: it
-// may hang.
+// close closes the sessions that load keys and with them, if they are the last,
+// the login. It is called when nobody uses l, and not by a worker that calls
+// wait for: it may hang.
 func (l *link) close() {
-	l.anchored.Lock()
-	defer l.anchored.Unlock()
-	l.anchor.close()
+	l.mu.Lock()
+	l.retired = true // no loader is opened after this
+	l.mu.Unlock()
+	for i := range l.loaders {
+		l.loaders[i].close()
+	}
 }

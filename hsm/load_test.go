@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/hsm/hsmtest"
 	"github.com/keygate/keygate/kms"
@@ -94,6 +95,9 @@ func TestOneLoadForManyCallers(t *testing.T) {
 
 // miekg/pkcs11 leaks its buffer of 4 KiB on each failed decryption: 40 MiB here.
 func TestBadCiphertextsDoNotGrowTheProcess(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector's own memory grows with the goroutines of the tests before")
+	}
 	r := hsmtest.Root(t)
 	handle := newKey(t, r, kms.Encryption)
 	bad, err := r.Encrypt(t.Context(), handle, make([]byte, kms.MaxRootPlaintext), nil)
@@ -161,4 +165,33 @@ func BenchmarkDecrypt(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestKeysAreLoadedAtTheSameTime(t *testing.T) {
+	s, cfg := shimmed(t)
+	first := hsmtest.Open(t, cfg)
+	handles := make([][]byte, 8)
+	for i := range handles {
+		handles[i] = newKey(t, first, kms.Encryption)
+	}
+	r := hsmtest.Open(t, cfg)
+	s.fail("C_UnwrapKey", fault{sleep: 300 * time.Millisecond})
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for _, handle := range handles {
+		wg.Go(func() {
+			if _, err := r.Encrypt(t.Context(), handle, nil, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(begin); took > 5*300*time.Millisecond {
+		t.Errorf("8 loads of 300 ms with 4 sessions took %v", took)
+	}
+	if got := r.Stats().LoadedKeys; got != len(handles) {
+		t.Errorf("%d keys are loaded", got)
+	}
+	s.heal()
+	ok(t, r.Status(t.Context()))
 }

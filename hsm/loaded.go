@@ -75,6 +75,7 @@ func (l *link) keep(handle []byte, k *loaded) {
 	defer l.mu.Unlock()
 	k.place = l.recent.PushFront(string(handle))
 	l.keys[string(handle)] = k
+	l.objects[k.object] = k
 	for len(l.keys) > l.limit {
 		l.evictLocked(l.keys[l.recent.Back().Value.(string)])
 	}
@@ -111,6 +112,7 @@ func (l *link) takeOut(k *loaded) bool {
 		return false
 	}
 	delete(l.keys, k.place.Value.(string))
+	delete(l.objects, k.object)
 	l.recent.Remove(k.place)
 	return true
 }
@@ -153,13 +155,13 @@ func (r *Root) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*
 	}
 }
 
-// loadOnce loads a key on the anchor. Its callers share it, so it has a
+// loadOnce loads a key on one of the loaders. Its callers share it, so it has a
 // deadline of its own.
 func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
 	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Timeout)
 	defer cancel()
 	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
-		return struct{}{}, l.onAnchor(ctx, func(s session) error {
+		return struct{}{}, l.onLoader(ctx, func(s session) error {
 			s.destroyDoomed()
 			if l.has(handle) {
 				return nil // a load ended just before this one began
@@ -172,27 +174,5 @@ func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
 			return nil
 		})
 	}})
-	return err
-}
-
-// onAnchor runs fn with the anchor. If that fails and the anchor then fails a
-// load that must succeed, the link is broken: its keys belong to the anchor.
-func (l *link) onAnchor(ctx context.Context, fn func(session) error) error {
-	if err := l.enter(ctx); err != nil {
-		return err
-	}
-	defer l.leave()
-	if !l.anchored.TryLock() {
-		l.broken.Store(true)
-		return errHung
-	}
-	defer l.anchored.Unlock()
-	if l.anchor.link == nil {
-		return errStale // the link was retired meanwhile
-	}
-	err := fn(l.anchor)
-	if _, faulty := classOf(err); faulty && l.anchor.canary() != nil {
-		l.broken.Store(true)
-	}
 	return err
 }

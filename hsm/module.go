@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -23,7 +24,7 @@ type module struct {
 	guest bool // another part of the process initialised it, and so finalizes it
 
 	mu   sync.Mutex
-	gen  uint64        // counts initialisations; whatever has a handle of an older one is stale
+	gen  atomic.Uint64 // counts initialisations; whatever has a handle of an older one is stale; set under mu
 	busy int           // calls that are in the library
 	idle chan struct{} // closed when busy is 0; not nil while the library is quiesced
 	done chan struct{} // closed when it is no longer quiesced
@@ -53,7 +54,8 @@ func useModule(path, args string) (*module, error) {
 		m.refs++
 		return m, nil
 	}
-	m := &module{path: path, args: args, ctx: ctx, functions: list, refs: 1, gen: 1}
+	m := &module{path: path, args: args, ctx: ctx, functions: list, refs: 1}
+	m.gen.Store(1)
 	if err := m.initialize(); err != nil {
 		ctx.Destroy()
 		return nil, err
@@ -101,7 +103,7 @@ func (m *module) release(wait time.Duration) error {
 		return err
 	}
 	delete(modules.byList, m.functions)
-	m.gen++
+	m.gen.Add(1)
 	if m.guest {
 		return nil
 	}
@@ -121,7 +123,7 @@ func (m *module) enter(ctx context.Context, gen uint64) error {
 			return err
 		}
 	}
-	if m.gen != gen {
+	if m.gen.Load() != gen {
 		return errStale
 	}
 	m.busy++
@@ -151,11 +153,7 @@ func (m *module) leave() {
 	}
 }
 
-func (m *module) generation() uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.gen
-}
+func (m *module) generation() uint64 { return m.gen.Load() }
 
 // quiesceTimeout bounds the wait for the calls that are in the library. A call
 // that hangs cannot be ended, and C_Finalize under it would crash the process.
@@ -172,7 +170,7 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 		return err
 	}
 	defer letGo()
-	if m.gen != gen {
+	if m.gen.Load() != gen {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, quiesceTimeout)
@@ -183,7 +181,7 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	if m.guest {
 		return m.initializeAsGuest()
 	}
-	m.gen++
+	m.gen.Add(1)
 	m.mu.Unlock()
 	defer m.mu.Lock()
 	if err := m.ctx.Finalize(); err != nil && err != pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
@@ -201,7 +199,7 @@ func (m *module) initializeAsGuest() error {
 	if m.guest {
 		return fmt.Errorf("hsm: another part of this process initialised the module: %w", kms.ErrUnavailable)
 	}
-	m.gen++
+	m.gen.Add(1)
 	return nil
 }
 

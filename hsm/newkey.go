@@ -35,7 +35,14 @@ func (s session) newKey(id kms.KeyID, purpose kms.Purpose, imported []byte) (key
 	return h, err
 }
 
-func (s session) create(purpose kms.Purpose, imported []byte) (pkcs11.ObjectHandle, error) {
+func (s session) create(purpose kms.Purpose, imported []byte) (object pkcs11.ObjectHandle, err error) {
+	if object, err = s.createObject(purpose, imported); err != nil {
+		return object, err
+	}
+	return object, s.link.isNew(object)
+}
+
+func (s session) createObject(purpose kms.Purpose, imported []byte) (pkcs11.ObjectHandle, error) {
 	if imported != nil {
 		return s.link.module.importKey(s.handle, purpose == kms.Encryption, imported)
 	}
@@ -69,7 +76,10 @@ func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) { return s.unw
 func (s session) unwrapAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, error) {
 	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
 	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, extractable))
-	return object, answered("C_UnwrapKey", err)
+	if err != nil {
+		return object, answered("C_UnwrapKey", err)
+	}
+	return object, s.link.isNew(object)
 }
 
 // load returns an object that is the key of h and has been used once.

@@ -1,7 +1,6 @@
 package hsm
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,29 +16,22 @@ type operation[T any] struct {
 	a, b    []byte      // the caller's arguments, of which run gets copies that are wiped after it
 	run     func(s session, k *loaded, a, b []byte) (T, error)
 	discard func(T) // if not nil, gets a result that came after the caller had left
+	slow    bool    // see task
 }
 
 // run runs o. After a fault that another session may cure it tries once more,
 // and once more after that if the connection has been lost meanwhile. Every
 // operation may be repeated: a key that is made twice is lost once.
 func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	var h keyHandle
-	if o.purpose != 0 {
-		var err error
-		if h, err = parseHandle(o.handle); err != nil {
-			var none T
-			return none, err
-		}
-	}
-	result, err := try(ctx, r, o, h, false)
-	for tries := 1; tries < 3 && err != nil && repairable(err) && ctx.Err() == nil; tries++ {
+	w := newWithin(ctx, r.cfg.Timeout)
+	defer w.stop()
+	result, err := try(w, r, o, false)
+	for tries := 1; tries < 3 && err != nil && repairable(err) && w.Err() == nil; tries++ {
 		if tries == 2 && r.link.Load().usable() {
 			break
 		}
 		r.stats.retries.Add(1)
-		result, err = try(ctx, r, o, h, true)
+		result, err = try(w, r, o, true)
 	}
 	if err != nil {
 		r.stats.errors.Add(1)
@@ -47,37 +39,83 @@ func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
 	return result, err
 }
 
-func try[T any](ctx context.Context, r *Root, o operation[T], h keyHandle, again bool) (T, error) {
+func try[T any](ctx context.Context, r *Root, o operation[T], again bool) (T, error) {
 	var none T
 	if ctx.Err() != nil {
 		return none, waited(ctx, "begin")
 	}
-	l, err := r.connected(ctx)
+	k, err := r.inUse(ctx, o.handle, o.purpose)
 	if err != nil {
 		return none, err
 	}
-	k := l.recordKey
-	if o.purpose != 0 {
-		if k, err = r.load(ctx, l, o.handle, h); err != nil {
-			return none, err
-		}
-	} else if !k.use() {
-		return none, errStale
-	}
-	if h.purpose != o.purpose {
-		k.done()
-		return none, fmt.Errorf("hsm: use a key of purpose %d for purpose %d: %w", h.purpose, o.purpose, kms.ErrUnsupported)
-	}
-	a, b := bytes.Clone(o.a), bytes.Clone(o.b)
+	a, b, own := copies(o.a, o.b)
+	fn := o.run
 	result, err := call(ctx, r.pool, task[T]{
 		run: func(w *worker) (T, error) {
-			return onSession(ctx, w, l, func(s session) (T, error) { return o.run(s, k, a, b) })
+			return onSession(ctx, w, k.link, func(s session) (T, error) { return fn(s, k, a, b) })
 		},
 		discard: o.discard,
-		end:     func() { clear(a); clear(b); k.done() },
+		slow:    o.slow,
+		end:     func() { clear(own); k.done() },
 	})
-	r.react(ctx, k, err, again)
+	if err != nil {
+		r.react(ctx, k, err, again)
+	}
 	return result, err
+}
+
+// copies returns copies of a and b, and the one piece of memory that holds both.
+// That of nil is nil.
+func copies(a, b []byte) (a2, b2, all []byte) {
+	all = make([]byte, len(a)+len(b))
+	if a != nil {
+		a2 = all[:len(a):len(a)]
+		copy(a2, a)
+	}
+	if b != nil {
+		b2 = all[len(a):]
+		copy(b2, b)
+	}
+	return a2, b2, all
+}
+
+// inUse returns the key of a handle, in use, or with a purpose of zero the
+// record key. It connects and loads what it has to.
+func (r *Root) inUse(ctx context.Context, handle []byte, purpose kms.Purpose) (k *loaded, err error) {
+	if l := r.link.Load(); purpose != 0 && l.usable() {
+		k = l.cached(handle)
+	}
+	if k == nil {
+		if k, err = r.connectedKey(ctx, handle, purpose); err != nil {
+			return nil, err
+		}
+	}
+	if k.handle.purpose != purpose {
+		k.done()
+		return nil, fmt.Errorf("hsm: use a key of purpose %d for purpose %d: %w", k.handle.purpose, purpose, kms.ErrUnsupported)
+	}
+	return k, nil
+}
+
+func (r *Root) connectedKey(ctx context.Context, handle []byte, purpose kms.Purpose) (*loaded, error) {
+	var h keyHandle
+	if purpose != 0 {
+		var err error
+		if h, err = parseHandle(handle); err != nil {
+			return nil, err
+		}
+	}
+	l, err := r.connected(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if purpose != 0 {
+		return r.load(ctx, l, handle, h)
+	}
+	if !l.recordKey.use() {
+		return nil, errStale
+	}
+	return l.recordKey, nil
 }
 
 // onSession runs fn with the worker's session, which is closed after any error

@@ -14,12 +14,12 @@ type pool struct {
 	size    int
 	spares  int           // lost workers that are replaced
 	hung    time.Duration // a call that takes longer is lost
-	queue   chan *job
+	queue   *queue
 	quit    chan struct{}
 	running sync.WaitGroup
 
 	calls atomic.Uint64
-	full  atomic.Uint64 // calls refused because the queue was full
+	full  atomic.Uint64 // calls refused because too many waited, or would have waited too long
 
 	mu      sync.Mutex
 	workers map[*worker]bool
@@ -30,16 +30,25 @@ type pool struct {
 // A worker is one goroutine of a pool and the session that it owns.
 type worker struct {
 	session session
-	since   atomic.Int64 // when the job began, in nanoseconds since 1970; 0: none runs
-	lost    bool         // under pool.mu
+	since   atomic.Int64 // when the job began, in nanoseconds since 1970; 0: none runs; or writtenOff
 }
+
+// writtenOff is what worker.since becomes when the worker is lost.
+const writtenOff = -1
 
 // queueFactor is how many calls may wait for each session.
 const queueFactor = 64
 
-// newPool starts size workers. Up to spares of those that hang are replaced.
-func newPool(size, spares int, hung time.Duration) *pool {
-	p := &pool{size: size, spares: spares, hung: hung, queue: make(chan *job, size*queueFactor), quit: make(chan struct{}), workers: make(map[*worker]bool)}
+// newPool starts size workers. Up to spares of those that hang are replaced. So
+// many calls may wait, each so long; zero: queueFactor for each worker, and hung.
+func newPool(size, spares int, hung time.Duration, waiting Queue) *pool {
+	if waiting.Calls == 0 {
+		waiting.Calls = size * queueFactor
+	}
+	if waiting.Wait == 0 {
+		waiting.Wait = hung
+	}
+	p := &pool{size: size, spares: spares, hung: hung, queue: newQueue(size, waiting.Calls, waiting.Wait), quit: make(chan struct{}), workers: make(map[*worker]bool)}
 	for range size {
 		p.start()
 	}
@@ -56,13 +65,9 @@ func (p *pool) start() {
 func (p *pool) work(w *worker) {
 	defer w.session.close()
 	for {
-		select {
-		case <-p.quit:
+		j := p.queue.pop()
+		if j == nil || !p.run(w, j) {
 			return
-		case j := <-p.queue:
-			if !p.run(w, j) {
-				return
-			}
 		}
 	}
 }
@@ -74,20 +79,21 @@ func (p *pool) run(w *worker, j *job) bool {
 		return true
 	}
 	p.calls.Add(1)
-	w.since.Store(time.Now().UnixNano())
+	begun := time.Now()
+	w.since.Store(begun.UnixNano())
 	j.run(w)
-	w.since.Store(0)
-	close(j.done)
-	return p.keep(w)
+	onTime := w.since.CompareAndSwap(begun.UnixNano(), 0)
+	p.queue.ended(time.Since(begun))
+	j.done <- struct{}{}
+	return onTime || p.keep(w)
 }
 
+// keep takes back a worker that was written off, if its place has not been
+// taken.
 func (p *pool) keep(w *worker) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !w.lost {
-		return true
-	}
-	w.lost = false
+	w.since.Store(0)
 	p.lost--
 	if len(p.workers) <= p.size {
 		return true
@@ -115,10 +121,9 @@ func (p *pool) writeOff(now time.Time) {
 	defer p.mu.Unlock()
 	for w := range p.workers {
 		since := w.since.Load()
-		if w.lost || since == 0 || now.UnixNano()-since < int64(p.hung) {
+		if since <= 0 || now.UnixNano()-since < int64(p.hung) || !w.since.CompareAndSwap(since, writtenOff) {
 			continue
 		}
-		w.lost = true
 		p.lost++
 		p.written++
 		if len(p.workers) < p.size+p.spares {
@@ -131,6 +136,7 @@ func (p *pool) writeOff(now time.Time) {
 // that hang.
 func (p *pool) close() error {
 	close(p.quit)
+	p.queue.close()
 	ended := make(chan struct{})
 	go func() {
 		p.running.Wait()

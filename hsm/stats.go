@@ -9,7 +9,8 @@ type Stats struct {
 	Calls       uint64 // calls that were given to the token
 	Errors      uint64 // operations that failed
 	Retries     uint64 // operations that were tried a second time
-	Rejected    uint64 // operations refused because too many waited
+	Rejected    uint64 // calls refused because too many waited, or for too long
+	Waiting     int    // calls that wait for a session
 	Hung        int    // calls that hang in the module now
 	WrittenOff  uint64 // calls that hung, ever
 	Sessions    int64  // open sessions
@@ -25,6 +26,7 @@ func (r *Root) Stats() Stats {
 	for _, p := range []*pool{r.pool, r.keeper} {
 		s.Calls += p.calls.Load()
 		s.Rejected += p.full.Load()
+		s.Waiting += p.queue.waiting()
 		p.mu.Lock()
 		s.Hung += p.lost
 		s.WrittenOff += p.written

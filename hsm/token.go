@@ -30,6 +30,18 @@ func (t TokenInfo) sessions(wanted int) (n, spares int) {
 	return n, min(wanted, most-n)
 }
 
+// loaders returns how many sessions there may be that load keys, where the token
+// has room for them beside those of sessions(wanted): keeperSpares of them are
+// for calls that take the place of others that hang.
+func (t TokenInfo) loaders(wanted int) int {
+	most := min(wanted, maxLoaders) + keeperSpares
+	if t.MaxSessions == 0 {
+		return most
+	}
+	n, spares := t.sessions(wanted)
+	return max(1, min(most, int(t.MaxSessions)-n-spares))
+}
+
 // requiredMechanisms are what a root needs of a token.
 var requiredMechanisms = []struct {
 	id   uint

@@ -9,7 +9,11 @@ package keystore
 import (
 	"context"
 	"errors"
+	"time"
 )
+
+// WatchBound is how long a change may go untold by a Watch that has not returned.
+const WatchBound = 3 * time.Second
 
 // Limits that every store enforces or can rely on.
 const (
@@ -72,9 +76,22 @@ type Store interface {
 	// name after, in ascending byte order. An empty prefix matches all, an
 	// empty after starts at the beginning. Fewer than n names are the last.
 	List(ctx context.Context, prefix, after string, n int) ([]string, error)
-	// Watch calls changed with each name that another node may have changed,
-	// until ctx ends; best effort, for caches. It returns ErrNoWatch at once
-	// where the store has no watch.
+	// Watch tells of changes, for caches, until ctx ends. It calls changed with
+	// "" when it hears of every change from then on and any name may have
+	// changed before: at its beginning, and where it has missed something. After
+	// that it calls changed with the name of each record that any node, this one
+	// too, may have created, updated or deleted, within WatchBound of the end of
+	// that call. It may tell of more than there is.
+	//
+	// When it can no longer be sure to hear of changes it returns an error: at
+	// the latest WatchBound after the first change that it has not told of, so
+	// that silence is proof. No connection that is cut unseen, no server that
+	// lags or hangs, may make it wait for longer. The caller then polls, and may
+	// call Watch again. Once ctx has ended the error wraps ctx's; a store that has
+	// no watch returns ErrNoWatch at once.
+	//
+	// changed is called by one goroutine at a time, must return quickly, and is
+	// not called after Watch has returned.
 	Watch(ctx context.Context, changed func(name string)) error
 	// Status returns nil if the store can be read and written now and is the
 	// store of this cluster.

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/envelope"
+	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
+	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/memory"
 	"github.com/keygate/keygate/kms"
 )
@@ -229,12 +231,11 @@ func TestABatchInAnOutageSaysSo(t *testing.T) {
 	}
 }
 
+// TestCR13_DEKsOfBatchesDiffer looks at 10^7 DEKs if the environment has
+// KEYGATE_LONG, and at fewer if not.
 func TestCR13_DEKsOfBatchesDiffer(t *testing.T) {
 	n := newBranchNode(t, nil)
-	count := 10_000_000
-	if testing.Short() || raceEnabled {
-		count = 500_000
-	}
+	count := many()
 	// 64 bits of each: a chance of 3e-6 that two of 10^7 meet.
 	seen := make(map[uint64]struct{}, count)
 	for len(seen) < count {
@@ -250,18 +251,15 @@ func TestCR13_DEKsOfBatchesDiffer(t *testing.T) {
 	}
 }
 
+// Each node has its own connection to the token, and all end before others take
+// their place.
 func TestCR17_EachNodeOpensWhatTheOthersMade(t *testing.T) {
 	keys := 1000
-	if testing.Short() || raceEnabled {
-		keys = 200
+	if raceEnabled {
+		keys = 100
 	}
-	root, store := hsmtest.Root(t), memory.New()
-	start := func() *kms.KMS {
-		k, err := kms.New(config(newClock()), root, store)
-		ok(t, err)
-		return k
-	}
-	nodes := []*kms.KMS{start(), start(), start()}
+	cfg, store := hsmtest.Config(t), memory.New()
+	nodes, stop := startNodes(t, 3, cfg, store)
 	name := func(i int) string { return fmt.Sprintf("key-%d", i) }
 	type made struct{ dek, ciphertext []byte }
 	all := make([]made, 0, keys*len(nodes))
@@ -274,15 +272,36 @@ func TestCR17_EachNodeOpensWhatTheOthersMade(t *testing.T) {
 			all = append(all, made{dek, c})
 		}
 	}
-	for _, nodes := range [][]*kms.KMS{nodes, {start()}} { // the second: after a restart
-		for _, k := range nodes {
+	for _, when := range []string{"before", "after"} {
+		for j, k := range nodes {
 			for i, m := range all {
 				got, _, err := k.Decrypt(t.Context(), name(i/3), m.ciphertext, []byte(name(i/3)))
-				ok(t, err)
-				if !bytes.Equal(got, m.dek) {
-					t.Fatalf("%s decrypts to something else", name(i/3))
+				if err != nil || !bytes.Equal(got, m.dek) {
+					t.Fatalf("%s the restart node %d does not open what node %d made under %s: %v", when, j, i%3, name(i/3), err)
 				}
 			}
+		}
+		stop()
+		if when == "before" {
+			nodes, stop = startNodes(t, 3, cfg, store)
+		}
+	}
+}
+
+// startNodes returns nodes of one cluster, and what ends them.
+func startNodes(t *testing.T, n int, cfg hsm.Config, store keystore.Store) (nodes []*kms.KMS, stop func()) {
+	t.Helper()
+	var roots []*hsm.Root
+	for range n {
+		root, err := hsm.Open(t.Context(), cfg, quiet())
+		ok(t, err)
+		k, err := kms.New(config(newClock()), root, store)
+		ok(t, err)
+		roots, nodes = append(roots, root), append(nodes, k)
+	}
+	return nodes, func() {
+		for _, root := range roots {
+			ok(t, root.Close())
 		}
 	}
 }

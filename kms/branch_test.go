@@ -340,17 +340,22 @@ func TestDirectModeKeepsNoKeyInMemory(t *testing.T) {
 	}
 }
 
+// many is 10^7 if the environment has KEYGATE_LONG, and less if not.
+func many() int {
+	switch {
+	case os.Getenv("KEYGATE_LONG") != "":
+		return 10_000_000
+	case raceEnabled:
+		return 200_000
+	}
+	return 1_000_000
+}
+
 // TestCR03_NoncesDiffer looks at 10^7 nonces, for some 20 seconds, if the
 // environment has KEYGATE_LONG, and at fewer if not.
 func TestCR03_NoncesDiffer(t *testing.T) {
 	n := newBranchNode(t, nil)
-	count := 1_000_000
-	switch {
-	case os.Getenv("KEYGATE_LONG") != "":
-		count = 10_000_000
-	case raceEnabled:
-		count = 200_000
-	}
+	count := many()
 	// 64-bit hashes of 12-byte nonces: a chance of 3e-6 that two of 10^7 meet.
 	seen := make(map[uint64]struct{}, count)
 	for range count {

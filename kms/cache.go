@@ -18,18 +18,16 @@ type recordCache struct {
 	size    atomic.Int64
 }
 
-// A cached is immutable but for checked.
+// A cached is immutable: what is learnt of it makes another in its place, so that
+// whoever read the store before finds that he was overtaken.
 type cached struct {
 	rec     *record // nil: the record was removed or replaced by this node
 	last    *record // rec, or, if it was replaced, what it was before; nil if it was removed
 	rev     keystore.Revision
-	checked atomic.Int64 // when the store last confirmed it, in nanoseconds since 1970
-}
-
-func newCached(r *record, rev keystore.Revision, now time.Time) *cached {
-	c := &cached{rec: r, last: r, rev: rev}
-	c.checked.Store(now.UnixNano())
-	return c
+	checked int64 // when the store last confirmed it, in nanoseconds since 1970; 0: it may have changed since
+	// watch is the one that was alive when the store was asked, and has not told of
+	// a change meanwhile; 0: none.
+	watch uint64
 }
 
 func (c *recordCache) get(name string) *cached {
@@ -78,7 +76,7 @@ func (c *recordCache) evict(except string) {
 	n := 0
 	c.entries.Range(func(key, value any) bool {
 		name, e := key.(string), value.(*cached)
-		if name != except && (oldest == nil || e.checked.Load() < oldest.checked.Load()) {
+		if name != except && (oldest == nil || e.checked < oldest.checked) {
 			victim, oldest = name, e
 		}
 		n++
@@ -90,9 +88,10 @@ func (c *recordCache) evict(except string) {
 }
 
 // lookup returns the record of a name, from memory if the store confirmed it
-// less than RecordTTL ago.
+// less than RecordTTL ago, or less than WatchedTTL ago and a watch has told of no
+// change since.
 func (k *KMS) lookup(ctx context.Context, name string) (*record, error) {
-	if c := k.records.get(name); c != nil && c.rec != nil && k.age(c) < k.cfg.RecordTTL {
+	if c := k.records.get(name); c != nil && c.rec != nil && k.fresh(c) {
 		k.stats.recordHits.Add(1)
 		return c.rec, nil
 	}
@@ -104,7 +103,13 @@ func (k *KMS) lookup(ctx context.Context, name string) (*record, error) {
 }
 
 func (k *KMS) age(c *cached) time.Duration {
-	return time.Duration(k.cfg.Now().UnixNano() - c.checked.Load())
+	return time.Duration(k.cfg.Now().UnixNano() - c.checked)
+}
+
+// fresh reports whether c may be used without asking the store.
+func (k *KMS) fresh(c *cached) bool {
+	age := k.age(c)
+	return age < k.cfg.RecordTTL || age < k.cfg.WatchedTTL && k.follow.covers(c)
 }
 
 // fetch asks the store, once however many callers wait for the same name, and
@@ -138,15 +143,16 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
 	for {
-		old := k.records.get(name)
-		start := k.cfg.Now()
+		old, asked := k.records.get(name), k.ask()
 		raw, rev, err := k.store.Get(ctx, name)
 		if err != nil {
 			return nil, "", k.readError(ctx, name, old, storeError(err))
 		}
 		if old != nil && old.rec != nil && old.rev == rev {
-			old.checked.Store(start.UnixNano())
-			return old.rec, rev, nil
+			if k.keepRecord(name, old, old.rec, rev, asked) {
+				return old.rec, rev, nil
+			}
+			continue
 		}
 		r, err := k.open(ctx, name, raw)
 		if err == nil {
@@ -156,12 +162,44 @@ func (k *KMS) read(ctx context.Context, name string) (*record, keystore.Revision
 			return nil, "", k.readError(ctx, name, old, err)
 		}
 		k.adopt(old, r)
-		// Another fetch or a change by this node came between: look again, so
-		// that an old record never takes the place of a newer one.
-		if k.records.swap(name, old, newCached(r, rev, start), k.cfg.MaxRecords) {
+		// Another fetch or a change, by this node or told by the watch, came
+		// between: look again, so that an old record never takes the place of a
+		// newer one.
+		if k.keepRecord(name, old, r, rev, asked) {
 			return r, rev, nil
 		}
 	}
+}
+
+// A question is what is known before the store is asked for a record.
+type question struct {
+	at    int64  // in nanoseconds since 1970
+	watch uint64 // the one that is alive, 0: none
+	told  uint64 // how many changes were told so far
+}
+
+func (k *KMS) ask() question {
+	// The count before the watch: a change that is told between the two is one of
+	// the watch that is seen, or comes before it.
+	told := k.follow.told.Load()
+	return question{k.cfg.Now().UnixNano(), k.follow.alive.Load(), told}
+}
+
+// keepRecord puts what the store has answered in the place of old, and reports
+// false, having done nothing, if another entry is there by now. If any change was
+// told meanwhile, it may be one of this record that came before there was an entry
+// to mark: then the record is used for RecordTTL only.
+func (k *KMS) keepRecord(name string, old *cached, r *record, rev keystore.Revision, asked question) bool {
+	c := &cached{rec: r, last: r, rev: rev, checked: asked.at, watch: asked.watch}
+	if !k.records.swap(name, old, c, k.cfg.MaxRecords) {
+		return false
+	}
+	if asked.watch != 0 && k.follow.told.Load() != asked.told {
+		unwatched := *c
+		unwatched.watch = 0
+		k.records.swap(name, c, &unwatched, k.cfg.MaxRecords)
+	}
+	return true
 }
 
 // adopt gives r the branch key and the budget of the record that it takes the
@@ -212,11 +250,11 @@ func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) 
 func (k *KMS) readBack(ctx context.Context, next *record, sealed []byte) error {
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
-	old, start := k.records.get(next.Name), k.cfg.Now()
+	old, asked := k.records.get(next.Name), k.ask()
 	raw, rev, err := k.store.Get(storeCtx, next.Name)
 	if err == nil && bytes.Equal(raw, sealed) {
 		k.adopt(old, next)
-		if k.records.swap(next.Name, old, newCached(next, rev, start), k.cfg.MaxRecords) {
+		if k.keepRecord(next.Name, old, next, rev, asked) {
 			return nil
 		}
 	}

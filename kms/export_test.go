@@ -1,6 +1,8 @@
 package kms
 
 import (
+	"time"
+
 	"context"
 	"slices"
 )
@@ -17,3 +19,6 @@ func (k *KMS) SetOperations(ctx context.Context, name string, n uint64) error {
 	next.Versions[len(next.Versions)-1].Reserved = n
 	return k.replace(ctx, &next, rev)
 }
+
+// StandStill has k find that its process has not run for d.
+func (k *KMS) StandStill(d time.Duration) { k.follow.beat.Add(-int64(d)) }

@@ -55,6 +55,10 @@ type Config struct {
 	// again, and so how long a change on another node can go unnoticed. Zero
 	// means DefaultRecordTTL.
 	RecordTTL time.Duration `yaml:"-"`
+	// WatchedTTL is RecordTTL for as long as Follow hears of every change of the
+	// store. Zero means DefaultWatchedTTL; what is less than RecordTTL means
+	// RecordTTL.
+	WatchedTTL time.Duration `yaml:"-"`
 	// MaxRecords bounds the key records held in memory. Zero means
 	// DefaultMaxRecords.
 	MaxRecords int `yaml:"-"`
@@ -76,6 +80,7 @@ type Config struct {
 const (
 	DefaultDeletionWindow = 30 * 24 * time.Hour
 	DefaultRecordTTL      = 5 * time.Second
+	DefaultWatchedTTL     = time.Minute
 	DefaultMaxRecords     = 100_000
 	DefaultStoreTimeout   = 5 * time.Second
 
@@ -103,6 +108,7 @@ type KMS struct {
 	store   keystore.Store
 	records recordCache
 	fetches singleflight.Group
+	follow  follow
 	opened  openedCache
 	outage  atomic.Int64 // since when the root cannot be used, in nanoseconds since 1970; 0: it can
 	stats   counters
@@ -123,22 +129,26 @@ func New(cfg Config, root Root, store keystore.Store) (*KMS, error) {
 	if cfg.RecordTTL == 0 {
 		cfg.RecordTTL = DefaultRecordTTL
 	}
+	if cfg.WatchedTTL == 0 {
+		cfg.WatchedTTL = DefaultWatchedTTL
+	}
 	if cfg.MaxRecords == 0 {
 		cfg.MaxRecords = DefaultMaxRecords
 	}
 	if cfg.StoreTimeout == 0 {
 		cfg.StoreTimeout = DefaultStoreTimeout
 	}
-	if cfg.RecordTTL < 0 || cfg.MaxRecords < 0 || cfg.Offline < 0 || cfg.StoreTimeout < 0 {
+	if cfg.RecordTTL < 0 || cfg.WatchedTTL < 0 || cfg.MaxRecords < 0 || cfg.Offline < 0 || cfg.StoreTimeout < 0 {
 		return nil, errors.New("kms: negative cache or timeout setting")
 	}
+	cfg.WatchedTTL = max(cfg.WatchedTTL, cfg.RecordTTL)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &KMS{cfg: cfg, root: root, store: store, opened: openedCache{seed: maphash.MakeSeed()}}, nil
+	return &KMS{cfg: cfg, root: root, store: store, opened: openedCache{seed: maphash.MakeSeed()}, follow: follow{epoch: time.Now()}}, nil
 }
 
 func (cfg *Config) branchDefaults() error {

@@ -15,6 +15,10 @@ type Stats struct {
 	StoreErrors    uint64 // reads that the store could not answer
 	RootErrors     uint64 // calls that the root could not answer
 
+	Watching    bool   // the store tells of changes: see Follow
+	Changes     uint64 // changes that the store has told of
+	WatchesLost uint64 // how often it could no longer tell
+
 	BranchesMade uint64        // branch keys made to seal with: each cost the root two calls
 	BranchHits   uint64        // branch keys answered from memory
 	BranchMisses uint64        // branch keys asked of the root
@@ -25,6 +29,7 @@ type Stats struct {
 
 type counters struct {
 	recordHits, recordMisses, recordsOffline, corruptRecords, storeErrors, rootErrors atomic.Uint64
+	changes, watchesLost                                                              atomic.Uint64
 	branchesMade, branchHits, branchMisses, outageUses                                atomic.Uint64
 }
 
@@ -38,6 +43,9 @@ func (k *KMS) Stats() Stats {
 		CorruptRecords: k.stats.corruptRecords.Load(),
 		StoreErrors:    k.stats.storeErrors.Load(),
 		RootErrors:     k.stats.rootErrors.Load(),
+		Watching:       k.follow.alive.Load() != 0,
+		Changes:        k.stats.changes.Load(),
+		WatchesLost:    k.stats.watchesLost.Load(),
 		BranchesMade:   k.stats.branchesMade.Load(),
 		BranchHits:     k.stats.branchHits.Load(),
 		BranchMisses:   k.stats.branchMisses.Load(),

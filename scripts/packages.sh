@@ -4,6 +4,7 @@
 #   packages.sh run     what building and running a gateway on SoftHSM2 needs
 #   packages.sh test    that, and what the tests need
 #   packages.sh build   what building needs
+#   packages.sh etcd, packages.sh postgres   a server for the tests of that key store
 set -eu
 
 missing=
@@ -20,6 +21,11 @@ need_softhsm() {
 	need softhsm2-util softhsm2
 }
 
+need_postgres() { # its server is not in the path
+	set -- /usr/lib/postgresql/*/bin/initdb
+	[ -x "$1" ] || need initdb postgresql
+}
+
 case ${1:-} in
 build) need cc gcc libc6-dev ;;
 run)
@@ -32,9 +38,22 @@ test)
 	need_softhsm
 	need strace strace
 	need systemd-analyze systemd
+	need etcd etcd-server
+	need etcdctl etcd-client
+	need_postgres
+	need openssl openssl
+	;;
+etcd)
+	need etcd etcd-server
+	need etcdctl etcd-client
+	need openssl openssl
+	;;
+postgres)
+	need_postgres
+	need openssl openssl
 	;;
 *)
-	echo "usage: packages.sh build|run|test" >&2
+	echo "usage: packages.sh build|run|test|etcd|postgres" >&2
 	exit 2
 	;;
 esac

@@ -31,6 +31,7 @@ type file struct {
 	Branch   branchSection                  `yaml:"branch"`
 	KeyStore keyStoreSection                `yaml:"keystore"`
 	Root     rootSection                    `yaml:"root"`
+	Limits   gateway.LimitsConfig           `yaml:"limits"`
 }
 
 type adminSection struct {
@@ -73,6 +74,7 @@ type logSection struct {
 
 type cacheSection struct {
 	Expiry  time.Duration `yaml:"expiry"`
+	Watched time.Duration `yaml:"watched"`
 	Keys    int           `yaml:"keys"`
 	Offline time.Duration `yaml:"offline"`
 }
@@ -139,6 +141,7 @@ func (c *configuration) kms(logger *slog.Logger) kms.Config {
 		Cluster:        c.cluster,
 		DeletionWindow: c.window,
 		RecordTTL:      c.Cache.Expiry,
+		WatchedTTL:     c.Cache.Watched,
 		MaxRecords:     c.Cache.Keys,
 		Offline:        c.Cache.Offline,
 		Mode:           c.mode,

@@ -33,6 +33,7 @@ var everything = []sectionCheck{
 	(*configuration).checkBranch,
 	(*configuration).checkKeyStore,
 	(*configuration).checkRoot,
+	(*configuration).checkLimits,
 }
 
 // newConfiguration turns a file into a configuration, or returns all that checks
@@ -197,6 +198,9 @@ func parseLevel(s string) (slog.Level, error) {
 func (c *configuration) checkKMS(y *yamlFile) {
 	if c.Cache.Expiry < 0 {
 		y.failAt(at("cache", "expiry"), "cache.expiry is negative")
+	}
+	if c.Cache.Watched < 0 {
+		y.failAt(at("cache", "watched"), "cache.watched is negative")
 	}
 	if c.Cache.Keys < 0 {
 		y.failAt(at("cache", "keys"), "cache.keys is negative")

@@ -73,13 +73,52 @@ func TestExampleIsAConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := c.kms(nil), (kms.Config{Cluster: c.cluster, DeletionWindow: kms.DefaultDeletionWindow, RecordTTL: kms.DefaultRecordTTL, MaxRecords: kms.DefaultMaxRecords,
+	if got, want := c.kms(nil), (kms.Config{Cluster: c.cluster, DeletionWindow: kms.DefaultDeletionWindow, RecordTTL: kms.DefaultRecordTTL, WatchedTTL: kms.DefaultWatchedTTL, MaxRecords: kms.DefaultMaxRecords,
 		Mode: envelope.Branch, BranchLifetime: kms.DefaultBranchLifetime, BranchUses: kms.DefaultBranchUses,
 		OpenedLifetime: kms.DefaultBranchLifetime, MaxOpened: kms.DefaultMaxOpened, Outage: kms.DefaultOutage}); !reflect.DeepEqual(got, want) {
 		t.Errorf("the example sets %+v, the defaults are %+v", got, want)
 	}
 	if err := c.Root.PKCS11.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The key stores that the example has in comments are accepted in the place of the
+// one that it has not.
+func TestExampleKeyStoresAreConfigurations(t *testing.T) {
+	text, err := os.ReadFile("../../config.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serverFiles(t)
+	for _, name := range []string{"etcd", "postgres"} {
+		_, rest, ok := strings.Cut(string(text), "\n  # "+name+":\n")
+		if !ok {
+			t.Fatalf("the example has no keystore.%s", name)
+		}
+		section := "keystore:\n  " + name + ":\n"
+		for line := range strings.Lines(rest) {
+			line, ok := strings.CutPrefix(line, "  #   ")
+			if !ok {
+				break
+			}
+			section += "    " + line
+		}
+		c, err := parse(strings.Replace(base, "keystore: {memory: {}}\n", section, 1))
+		if err != nil {
+			t.Errorf("%v\n%s", err, section)
+			continue
+		}
+		if configured(keyStores, &c.file).name != name {
+			t.Errorf("%s is another key store", name)
+		}
+		keys := make(map[string]bool)
+		exampleKeys(parseYAML("example", []byte(section)).root, "", keys)
+		walkKeys(reflect.TypeFor[keyStoreSection](), "keystore", func(path string) {
+			if strings.HasPrefix(path, "keystore."+name+".") && !keys[path] {
+				t.Errorf("the example does not show %s", path)
+			}
+		})
 	}
 }
 
@@ -109,8 +148,9 @@ func TestExampleDocumentsEveryKey(t *testing.T) {
 func regexpKeys(text string) map[string]bool {
 	found := make(map[string]bool)
 	for line := range strings.Lines(text) {
-		key, _, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "# "), ": ")
-		if ok && !strings.Contains(key, " ") && strings.HasPrefix(strings.TrimSpace(line), "# ") {
+		comment, ok := strings.CutPrefix(strings.TrimSpace(line), "# ")
+		key, _, value := strings.Cut(strings.TrimSpace(comment), ":")
+		if ok && value && !strings.Contains(key, " ") {
 			found[key] = true
 		}
 	}
@@ -126,7 +166,7 @@ func exampleKeys(n *yaml.Node, path string, keys map[string]bool) {
 	case yaml.MappingNode:
 		for i := 0; i < len(n.Content); i += 2 {
 			name := n.Content[i].Value
-			if path == "api" || path == "policy" {
+			if path == "api" || path == "policy" || path == "limits.rate.identities" {
 				name = "*"
 			}
 			keys[dotted(path, name)] = true
@@ -208,6 +248,11 @@ func TestConfigErrorsNameTheLine(t *testing.T) {
 		"KES store":       {strings.Replace(base, "memory: {}", "vault: {endpoint: x}", 1), "config.yaml:4: keystore.vault is not supported: write keystore.fs.path"},
 		"no store":        {strings.Replace(base, "{memory: {}}", "{}", 1), "config.yaml:4: keystore is exactly one of "},
 		"two stores":      {strings.Replace(base, "memory: {}", "memory: {}, fs: {path: p}", 1), "config.yaml:4: keystore is exactly one of "},
+		"watched":         {base + "cache: {watched: -1s}\n", "config.yaml:6: cache.watched is negative"},
+		"no endpoints":    {strings.Replace(base, "memory: {}", "etcd: {prefix: a}", 1), "config.yaml:4: keystore.etcd.endpoints: it is missing"},
+		"etcd in clear":   {strings.Replace(base, "memory: {}", "etcd: {endpoints: ['http://127.0.0.1:2379']}", 1), "config.yaml:4: keystore.etcd.endpoints: \"http://127.0.0.1:2379\" is not of the form https://host:port"},
+		"no hosts":        {strings.Replace(base, "memory: {}", "postgres: {schema: a}", 1), "config.yaml:4: keystore.postgres.hosts: it is missing"},
+		"half a pair":     {strings.Replace(base, "memory: {}", "postgres: {hosts: ['a:1'], tls: {cert: c}}", 1), "config.yaml:4: keystore.postgres.tls.cert: cert and key need each other"},
 		"no path":         {strings.Replace(base, "memory: {}", "fs: null", 1), "config.yaml:4: keystore.fs is empty"},
 		"no root":         {strings.Replace(base, "root: {", "root: {} #", 1), "config.yaml:5: root is exactly one of"},
 		"PIN in the file": {strings.Replace(base, "pin: {file: /pin}", "pin: 1234", 1), "config.yaml:5: a PIN is not written here"},

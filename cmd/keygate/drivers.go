@@ -9,14 +9,19 @@ import (
 
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/keystore/etcd"
 	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/keystore/memory"
+	"github.com/keygate/keygate/keystore/postgres"
 	"github.com/keygate/keygate/kms"
 )
 
 type keyStoreSection struct {
 	FS     *fs.Config `yaml:"fs"`
 	Memory *struct{}  `yaml:"memory"`
+
+	Etcd     *etcd.Config     `yaml:"etcd"`
+	Postgres *postgres.Config `yaml:"postgres"`
 }
 
 type rootSection struct {
@@ -78,6 +83,34 @@ var keyStores = []driver[keystore.Store]{
 		open: func(_ context.Context, _ *configuration, log *slog.Logger) (keystore.Store, error) {
 			log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 			return memory.New(), nil
+		},
+	},
+	{
+		name:       "etcd",
+		configured: func(f *file) bool { return f.KeyStore.Etcd != nil },
+		check:      func(f *file) error { return f.KeyStore.Etcd.Check() },
+		about: func(f *file) []any {
+			return []any{"endpoints", f.KeyStore.Etcd.Endpoints, "prefix", f.KeyStore.Etcd.Prefix}
+		},
+		open: func(_ context.Context, c *configuration, _ *slog.Logger) (keystore.Store, error) {
+			return etcd.Open(*c.KeyStore.Etcd, c.cluster.String())
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return etcd.Init(ctx, *c.KeyStore.Etcd, c.cluster.String())
+		},
+	},
+	{
+		name:       "postgres",
+		configured: func(f *file) bool { return f.KeyStore.Postgres != nil },
+		check:      func(f *file) error { return f.KeyStore.Postgres.Check() },
+		about: func(f *file) []any {
+			return []any{"hosts", f.KeyStore.Postgres.Hosts, "schema", f.KeyStore.Postgres.Schema}
+		},
+		open: func(_ context.Context, c *configuration, _ *slog.Logger) (keystore.Store, error) {
+			return postgres.Open(*c.KeyStore.Postgres, c.cluster.String())
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return postgres.Init(ctx, *c.KeyStore.Postgres, c.cluster.String())
 		},
 	},
 }

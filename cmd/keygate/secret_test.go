@@ -65,6 +65,9 @@ func TestAU06NoSecretIsAPlainString(t *testing.T) {
 		}
 		for f := range typ.Fields() {
 			name := strings.ToLower(f.Name)
+			if strings.HasSuffix(name, "file") {
+				continue // it says where the secret is
+			}
 			if strings.Contains(name, "password") || strings.Contains(name, "secret") || name == "apikey" {
 				fields++
 				if f.Type != reflect.TypeFor[secret]() {

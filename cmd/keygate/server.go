@@ -100,9 +100,15 @@ func serve(ctx context.Context, cfg *configuration, address string) error {
 
 	background, cancel := context.WithCancel(ctx)
 	watched := n.watch(background, hangup)
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		n.kms.Follow(background)
+	}()
 	err = n.server.Serve(ctx, ln)
 	cancel()
 	<-watched
+	<-followed
 	n.log.Info("keygate: stopped")
 	return errors.Join(err, n.close())
 }
@@ -134,7 +140,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	version := thisVersion()
 	n.server, err = gateway.New(gateway.Config{
-		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit,
+		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit, Limits: n.limits(),
 	}, n.cfg.state)
 	return err
 }
@@ -152,6 +158,17 @@ func (n *node) announce() {
 	if n.cfg.auditOff {
 		n.log.Warn("keygate: log.audit drops all audit entries")
 	}
+}
+
+// limits returns the limits of the configuration, as far as the operating system
+// has room for them.
+func (n *node) limits() gateway.LimitsConfig {
+	l := n.cfg.Limits.WithDefaults()
+	if fits := fitDescriptors(l.Connections); fits < l.Connections {
+		n.log.Warn("keygate: fewer connections than limits.connections: raise the limit of open files", "connections", fits, "configured", l.Connections)
+		l.Connections, l.Source = fits, min(l.Source, fits)
+	}
+	return l
 }
 
 // close releases what open has made, from the top to the bottom.

@@ -21,7 +21,9 @@ func newStoreInitCommand() *cobra.Command {
 		Use:   "init --config FILE",
 		Short: "Make the key store of a configuration",
 		Long: `Make the key store of a configuration: for keystore.fs the directory, which must
-not exist yet or be empty, in one that exists, and in it the identity of the
+not exist yet or be empty, in one that exists; for keystore.etcd nothing but the
+identity, below a prefix that holds nothing; for keystore.postgres the schema and
+its tables, made as keystore.postgres.owner; and in it the identity of the
 cluster. A gateway takes nothing for its key store that does not bear the
 identity.
 

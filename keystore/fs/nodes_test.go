@@ -1,67 +1,20 @@
 package fs_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/keygate/keygate/keystore/fs"
+	"github.com/keygate/keygate/keystore/storetest"
 )
 
-// TestKS15_CreateRaceOfProcesses: of 8 processes that create one name at once,
-// one succeeds.
-func TestKS15_CreateRaceOfProcesses(t *testing.T) {
+// TestProcesses: two gateways and more may share a directory.
+func TestProcesses(t *testing.T) {
 	path := newDir(t)
-	s := openStore(t, path)
-	all := startProcesses(t, path, 8)
-	for round := range 100 {
-		name := fmt.Sprintf("round-%d", round)
-		for i, p := range all {
-			p.send(fmt.Sprintf("create %s node-%d", name, i))
-		}
-		var winners []string
-		for i, p := range all {
-			switch answer := p.wait(); answer {
-			case "<nil>":
-				winners = append(winners, fmt.Sprintf("node-%d", i))
-			case "exists":
-			default:
-				t.Fatalf("round %d: node %d: %s", round, i, answer)
-			}
-		}
-		record, _, err := s.Get(t.Context(), name)
-		if err != nil || len(winners) != 1 || string(record) != winners[0] {
-			t.Fatalf("round %d: winners %q, record %q, %v", round, winners, record, err)
-		}
-	}
-	checkNoTemps(t, path)
-}
-
-// TestKS13_UpdatesOfProcesses: two gateways and more may share a directory; no
-// update is lost.
-func TestKS13_UpdatesOfProcesses(t *testing.T) {
-	const processes, rounds = 4, 25
-	path := newDir(t)
-	s := openStore(t, path)
-	must(t, s.Create(t.Context(), "count", []byte("0")))
-	all := startProcesses(t, path, processes)
-	for range rounds {
-		for _, p := range all {
-			p.send("increment count")
-		}
-	}
-	for i, p := range all {
-		for range rounds {
-			if answer := p.wait(); answer != "<nil>" {
-				t.Fatalf("node %d: %s", i, answer)
-			}
-		}
-	}
-	record, _, err := s.Get(t.Context(), "count")
-	if want := fmt.Sprint(processes * rounds); err != nil || string(record) != want {
-		t.Fatalf("got %q, %v, want %s", record, err, want)
-	}
+	storetest.RunProcesses(t, openStore(t, path), fs.Config{Path: path}, 100)
 	checkNoTemps(t, path)
 }
 
@@ -118,14 +71,6 @@ func TestKS19_PermissionLost(t *testing.T) {
 	ask("status", "denied")
 	must(t, os.Chmod(filepath.Join(path, "app.record"), 0))
 	ask("get app", "denied")
-}
-
-func startProcesses(t *testing.T, path string, n int) []process {
-	all := make([]process, n)
-	for i := range all {
-		all[i] = startProcess(t, path, nil)
-	}
-	return all
 }
 
 func checkNoTemps(t *testing.T, path string) {

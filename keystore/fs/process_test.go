@@ -3,6 +3,7 @@ package fs_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
+	"github.com/keygate/keygate/keystore/storetest"
 )
 
 // The test binary run again with helperEnv set is another gateway: it opens the
@@ -31,6 +33,13 @@ func init() {
 }
 
 func TestMain(m *testing.M) {
+	storetest.Node(func(config []byte) (keystore.Store, error) {
+		var cfg fs.Config
+		if err := json.Unmarshal(config, &cfg); err != nil {
+			return nil, err
+		}
+		return fs.Open(cfg, cluster)
+	})
 	if do := os.Getenv(helperEnv); do != "" {
 		os.Exit(helper(do))
 	}
@@ -92,36 +101,17 @@ func obey(s *fs.Store) int {
 	return 0
 }
 
-// answer: "create NAME RECORD", "increment NAME", "status", "get NAME".
+// answer: "create NAME RECORD", "status", "get NAME".
 func answer(s *fs.Store, words []string) string {
 	ctx := context.Background()
 	switch words[0] {
 	case "create":
 		return class(s.Create(ctx, words[1], []byte(words[2])))
-	case "increment":
-		return class(increment(ctx, s, words[1]))
 	case "get":
 		_, _, err := s.Get(ctx, words[1])
 		return class(err)
 	}
 	return class(s.Status(ctx))
-}
-
-// increment adds one to the record of name, whatever others do meanwhile.
-func increment(ctx context.Context, s *fs.Store, name string) error {
-	for {
-		record, rev, err := s.Get(ctx, name)
-		if err != nil {
-			return err
-		}
-		var n int
-		if _, err := fmt.Sscan(string(record), &n); err != nil {
-			return err
-		}
-		if err := s.Update(ctx, name, fmt.Append(nil, n+1), rev); !errors.Is(err, keystore.ErrConflict) {
-			return err
-		}
-	}
 }
 
 // class is the name of the sentinel that err is.

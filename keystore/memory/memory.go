@@ -25,6 +25,8 @@ type Store struct {
 	records map[string]entry
 	writes  uint64 // counts writes to all names, so that no revision repeats
 	closed  bool
+	ended   chan struct{} // closed by Close
+	watches map[*watch]bool
 }
 
 var _ keystore.Store = (*Store)(nil)
@@ -36,7 +38,7 @@ type entry struct {
 
 // New returns an empty store.
 func New() *Store {
-	return &Store{records: make(map[string]entry)}
+	return &Store{records: make(map[string]entry), ended: make(chan struct{}), watches: make(map[*watch]bool)}
 }
 
 // Create stores a copy of record under name.
@@ -98,6 +100,7 @@ func (s *Store) Delete(ctx context.Context, name string, rev keystore.Revision) 
 		return fmt.Errorf("memory: delete: %w", err)
 	}
 	delete(s.records, name)
+	s.tell(name)
 	return nil
 }
 
@@ -121,11 +124,6 @@ func (s *Store) List(ctx context.Context, prefix, after string, n int) ([]string
 	return names[:min(max(n, 0), len(names))], nil
 }
 
-// Watch returns keystore.ErrNoWatch.
-func (s *Store) Watch(context.Context, func(name string)) error {
-	return fmt.Errorf("memory: %w", keystore.ErrNoWatch)
-}
-
 // Status returns nil until the store is closed.
 func (s *Store) Status(ctx context.Context) error {
 	if err := keystore.CheckAlive(ctx); err != nil {
@@ -143,6 +141,9 @@ func (s *Store) Status(ctx context.Context) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.closed {
+		close(s.ended)
+	}
 	s.closed, s.records = true, nil
 	return nil
 }
@@ -151,6 +152,7 @@ func (s *Store) Close() error {
 func (s *Store) put(name string, record []byte) {
 	s.writes++
 	s.records[name] = entry{copyOf(record), keystore.Revision(strconv.FormatUint(s.writes, 10))}
+	s.tell(name)
 }
 
 // expect checks that name is at rev; s.mu is held.

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -87,7 +88,7 @@ func testNodes(t *testing.T, h Harness) {
 
 func testCreateRace(t *testing.T, h Harness) {
 	all := openAll(t, h)
-	for round := range h.Rounds {
+	for round := range h.Creates {
 		name := fmt.Sprintf("round-%d", round)
 		errs := together(all, func(i int, s keystore.Store) error {
 			return s.Create(t.Context(), name, fmt.Appendf(nil, "node %d", i))
@@ -117,7 +118,7 @@ func testUpdateRace(t *testing.T, h Harness) {
 	var added, lost atomic.Int64
 	errs := together(all, func(_ int, s keystore.Store) error {
 		for range h.Rounds {
-			err := increment(t, s)
+			err := increment(t.Context(), s, "count")
 			switch {
 			case err == nil:
 				added.Add(1)
@@ -137,8 +138,8 @@ func testUpdateRace(t *testing.T, h Harness) {
 	holds(t, all[1], "count", []byte(strconv.FormatInt(added.Load(), 10)))
 }
 
-func increment(t *testing.T, s keystore.Store) error {
-	p, rev, err := s.Get(t.Context(), "count")
+func increment(ctx context.Context, s keystore.Store, name string) error {
+	p, rev, err := s.Get(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func increment(t *testing.T, s keystore.Store) error {
 	if err != nil {
 		return err
 	}
-	return s.Update(t.Context(), "count", []byte(strconv.Itoa(n+1)), rev)
+	return s.Update(ctx, name, []byte(strconv.Itoa(n+1)), rev)
 }
 
 // testReaders writes long records of one repeated byte while others read.

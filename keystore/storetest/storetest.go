@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/keystore"
+	"github.com/keygate/keygate/keystore/storetest/netfault"
 )
 
 // A Harness makes the stores that the suite tests.
@@ -17,14 +19,32 @@ type Harness struct {
 	// and close what they open by t.Cleanup. open is called by the goroutine of
 	// the test only.
 	Fresh func(t *testing.T) (open func() keystore.Store)
+	// Strange returns stores that are not this cluster's store, by what they are
+	// instead: out of reach, empty, another cluster's, forbidden. Nil if the
+	// store bears no identity.
+	Strange func(t *testing.T) map[string]keystore.Store
+	// Network opens the store that Fresh has made last by way of a proxy for each
+	// of its servers, with calls of up to timeout, or, if that is 0, the default.
+	// Nil if there is no network.
+	Network func(t *testing.T, timeout time.Duration) (s keystore.Store, proxies []*netfault.Proxy)
 	// Rounds is how often each race is run; zero is 20.
 	Rounds int
+	// Creates is how often the race of creates is run; zero is Rounds.
+	Creates int
+	// Cancelled is how many calls are cancelled; zero is 1,200.
+	Cancelled int
 }
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
 	if h.Rounds == 0 {
 		h.Rounds = 20
+	}
+	if h.Creates == 0 {
+		h.Creates = h.Rounds
+	}
+	if h.Cancelled == 0 {
+		h.Cancelled = 1200
 	}
 	for _, c := range []struct {
 		rule string
@@ -45,7 +65,15 @@ func Run(t *testing.T, h Harness) {
 		{"list: 1,100 names in pages", testPages},
 		{"a context that has ended is ErrUnavailable and nothing changes", testContext},
 		{"what one node writes another reads", testNodes},
-		{"watch tells of changes, or is ErrNoWatch", testWatch},
+		{"KS-19 what is not this cluster's store is ErrUnavailable, never ErrNotFound", testStrange},
+		{"KS-24 calls that are cancelled while they run leave nothing behind", testCancelled},
+		{"watch tells of each change, or is ErrNoWatch", testWatch},
+		{"watch ends with its context", testWatchEnds},
+		{"watch ends with its store", testWatchCloses},
+		{"watch goes on while nothing happens", testWatchLasts},
+		{"KS-28 a write whose answer is lost finds itself", testLostAnswers},
+		{"KS-31 calls end in time whatever the network does", testNetworks},
+		{"KS-27 watch that hears nothing ends within WatchBound", testSilence},
 		{"KS-15 of 8 concurrent creates one succeeds", testCreateRace},
 		{"concurrent updates lose nothing", testUpdateRace},
 		{"of concurrent deletes one succeeds", testDeleteRace},
