@@ -29,6 +29,7 @@ type Config struct {
 
 	Version string // of the gateway, as it is told to clients
 	Commit  string
+	Root    string // the kind of its root of trust, as in the configuration
 
 	// Now is the clock, for tests. Nil means time.Now.
 	Now func() time.Time

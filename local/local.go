@@ -21,6 +21,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"github.com/keygate/keygate/kms"
@@ -62,6 +63,9 @@ func Open(cfg Config) (*Root, error) {
 	}
 	key, err := readKey(cfg.File)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: keygate root init makes it", err)
+		}
 		return nil, fmt.Errorf("local: root key: %w", err)
 	}
 	return &Root{file: cfg.File, key: key}, nil

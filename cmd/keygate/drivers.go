@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/keystore/memory"
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/local"
 )
 
 type keyStoreSection struct {
@@ -20,7 +22,8 @@ type keyStoreSection struct {
 }
 
 type rootSection struct {
-	PKCS11 *hsm.Config `yaml:"pkcs11"`
+	PKCS11 *hsm.Config   `yaml:"pkcs11"`
+	Local  *local.Config `yaml:"local"`
 }
 
 // A driver is one kind of root of trust or of key store: a section of the file,
@@ -37,8 +40,8 @@ type driver[T any] struct {
 	// open opens it. An error ends the start of the gateway: what is only out of
 	// reach is none.
 	open func(context.Context, *configuration, *slog.Logger) (T, error)
-	// init makes what a key store needs before it can be opened, and does nothing
-	// if that is there already. Nil: nothing is needed.
+	// init makes what a key store or a root needs before it can be opened, and does
+	// nothing if that is there already. Nil: nothing is needed.
 	init func(context.Context, *configuration) error
 }
 
@@ -51,6 +54,24 @@ var roots = []driver[kms.Root]{
 		about:      func(f *file) []any { return []any{"module", f.Root.PKCS11.Module, "token", f.Root.PKCS11.Token} },
 		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
 			return hsm.Open(ctx, *c.Root.PKCS11, log)
+		},
+		init: func(context.Context, *configuration) error {
+			return errors.New("the root keys of a token are made by keygate hsm init")
+		},
+	},
+	{
+		name:       "local",
+		configured: func(f *file) bool { return f.Root.Local != nil },
+		check:      func(f *file) error { return f.Root.Local.Check() },
+		about:      func(f *file) []any { return []any{"file", f.Root.Local.File} },
+		open: func(_ context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			log.Warn("keygate: root.local keeps the root key in a file and in the memory of this process: whoever reads either has all keys; it is for trials, not for production",
+				"file", c.Root.Local.File)
+			return local.Open(*c.Root.Local)
+		},
+		init: func(_ context.Context, c *configuration) error {
+			_, err := local.Init(*c.Root.Local)
+			return err
 		},
 	},
 }

@@ -134,7 +134,7 @@ func (n *node) open(ctx context.Context) error {
 	}
 	version := thisVersion()
 	n.server, err = gateway.New(gateway.Config{
-		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit,
+		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit, Root: configured(roots, &n.cfg.file).name,
 	}, n.cfg.state)
 	return err
 }
