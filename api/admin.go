@@ -32,8 +32,8 @@ type StatusResponse struct {
 	KeyStoreUnavailable bool `json:"keystore_unavailable,omitempty"`
 	KeyStoreUnreachable bool `json:"keystore_unreachable,omitempty"`
 
-	// Root is the kind of the root of trust: pkcs11, or local, which is not for
-	// production. Ours.
+	// Root is the kind of the root of trust, such as pkcs11, or local, which is not
+	// for production. Ours.
 	Root string `json:"root,omitempty"`
 	// RootUnavailable says that the root of trust cannot be used. Ours.
 	RootUnavailable bool `json:"root_unavailable,omitempty"`

@@ -134,12 +134,17 @@ func Transient(err error) bool {
 		return true
 	}
 	if r, ok := errors.AsType[*awshttp.ResponseError](err); ok && r.Response != nil && r.Response.Response != nil {
-		return r.HTTPStatusCode() >= http.StatusInternalServerError
+		switch status := r.HTTPStatusCode(); {
+		case status >= http.StatusInternalServerError:
+			return true
+		case status >= http.StatusBadRequest:
+			return false
+		}
 	}
 	if Code(err) != "" {
 		return false
 	}
-	// It was sent, or tried to be, and has no answer.
+	// It was sent, or tried to be, and has no answer, or one that was cut.
 	_, called := errors.AsType[*smithy.OperationError](err)
 	_, bad := errors.AsType[*smithy.SerializationError](err)
 	return called && !bad

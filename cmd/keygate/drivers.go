@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
+	"github.com/keygate/keygate/awskms"
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
@@ -22,8 +24,9 @@ type keyStoreSection struct {
 }
 
 type rootSection struct {
-	PKCS11 *hsm.Config   `yaml:"pkcs11"`
-	Local  *local.Config `yaml:"local"`
+	PKCS11 *hsm.Config    `yaml:"pkcs11"`
+	Local  *local.Config  `yaml:"local"`
+	AWSKMS *awskms.Config `yaml:"awskms"`
 }
 
 // A driver is one kind of root of trust or of key store: a section of the file,
@@ -71,6 +74,19 @@ var roots = []driver[kms.Root]{
 		},
 		init: func(_ context.Context, c *configuration) error {
 			_, err := local.Init(*c.Root.Local)
+			return err
+		},
+	},
+	{
+		name:       "awskms",
+		configured: func(f *file) bool { return f.Root.AWSKMS != nil },
+		check:      func(f *file) error { return f.Root.AWSKMS.Check() },
+		about:      func(f *file) []any { return f.Root.AWSKMS.About() },
+		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			return awskms.Open(ctx, *c.Root.AWSKMS, log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			_, err := awskms.Init(ctx, *c.Root.AWSKMS, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 			return err
 		},
 	},
