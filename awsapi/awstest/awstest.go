@@ -64,6 +64,7 @@ type Request struct {
 	Operation string // "Decrypt"
 	Count     int    // of calls of the operation, this one too
 	Body      []byte
+	Done      func() // has the server do it; its answer is lost
 }
 
 // A Fault answers a request in the place of the server, and returns true, or leaves
@@ -139,14 +140,14 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.counts[operation]++
 	fault, request := p.fault, Request{Operation: operation, Count: p.counts[operation], Body: body}
 	p.mu.Unlock()
-	if fault != nil && fault(w, request) {
-		return
-	}
 	to := p.routes[operation]
 	if to == nil {
 		to = p.routes[""]
 	}
-	to.ServeHTTP(w, r)
+	request.Done = func() { to.ServeHTTP(httptest.NewRecorder(), r) }
+	if fault == nil || !fault(w, request) {
+		to.ServeHTTP(w, r)
+	}
 }
 
 // Answer writes an error as AWS writes it.
@@ -164,6 +165,18 @@ func Fails(operation string, n, status int, code string) Fault {
 		}
 		Answer(w, status, code, "made by a test")
 		return true
+	}
+}
+
+// Loses is a fault of the first n calls of an operation: the server does it, and the
+// answer is lost.
+func Loses(operation string, n int) Fault {
+	return func(_ http.ResponseWriter, r Request) bool {
+		if r.Operation != operation || r.Count > n {
+			return false
+		}
+		r.Done()
+		panic(http.ErrAbortHandler)
 	}
 }
 

@@ -14,13 +14,15 @@ import (
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/keystore/memory"
+	"github.com/keygate/keygate/keystore/secretsmanager"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/local"
 )
 
 type keyStoreSection struct {
-	FS     *fs.Config `yaml:"fs"`
-	Memory *struct{}  `yaml:"memory"`
+	FS     *fs.Config             `yaml:"fs"`
+	Memory *struct{}              `yaml:"memory"`
+	AWS    *secretsmanager.Config `yaml:"secretsmanager"`
 }
 
 type rootSection struct {
@@ -115,6 +117,18 @@ var keyStores = []driver[keystore.Store]{
 		open: func(_ context.Context, _ *configuration, log *slog.Logger) (keystore.Store, error) {
 			log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 			return memory.New(), nil
+		},
+	},
+	{
+		name:       "secretsmanager",
+		configured: func(f *file) bool { return f.KeyStore.AWS != nil },
+		check:      func(f *file) error { return f.KeyStore.AWS.Check() },
+		about:      func(f *file) []any { return f.KeyStore.AWS.About() },
+		open: func(ctx context.Context, c *configuration, _ *slog.Logger) (keystore.Store, error) {
+			return secretsmanager.Open(ctx, *c.KeyStore.AWS, c.cluster.String())
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return secretsmanager.Init(ctx, *c.KeyStore.AWS, c.cluster.String())
 		},
 	},
 }

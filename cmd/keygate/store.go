@@ -23,7 +23,7 @@ func newStoreInitCommand() *cobra.Command {
 		Long: `Make the key store of a configuration: for keystore.fs the directory, which must
 not exist yet or be empty, in one that exists, and in it the identity of the
 cluster. A gateway takes nothing for its key store that does not bear the
-identity.
+identity. For keystore.secretsmanager it is a secret with the identity.
 
 To do it again changes nothing.`,
 		Args: cobra.NoArgs,
