@@ -52,7 +52,7 @@ func Credentials(t testing.TB, endpoint string) string {
 		return ""
 	}
 	file := filepath.Join(t.TempDir(), "credentials")
-	text := "[default]\naws_access_key_id = AKIDTESTONLY00000000\naws_secret_access_key = test-only\n"
+	text := "[default]\naws_access_key_id = AKIDTESTONLY00000000\naws_secret_access_key = test-only-and-as-long-as-those-of-AWS-are\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ func TestStore(t *testing.T) {
 		// can be restored.
 		MaxRecord:  secretsmanager.MaxRecord,
 		Tombstones: true,
+		Pages:      []int{1000, 300},
 	})
 }
 

@@ -20,6 +20,9 @@ type Harness struct {
 	Fresh func(t *testing.T) (open func() keystore.Store)
 	// Rounds is how often each race is run; zero is 20.
 	Rounds int
+	// Pages are the sizes of pages that 1,100 names are listed in; nil is 1000, 999,
+	// 100 and 7. For stores whose every page costs a list of all.
+	Pages []int
 	// MaxRecord is how many bytes a record may have, if these are fewer than
 	// keystore.MaxRecordSize.
 	MaxRecord int
@@ -59,6 +62,9 @@ func (h Harness) fresh(name string, round int) string {
 func Run(t *testing.T, h Harness) {
 	if h.Rounds == 0 {
 		h.Rounds = 20
+	}
+	if h.Pages == nil {
+		h.Pages = []int{1000, 999, 100, 7}
 	}
 	for _, c := range []struct {
 		rule string
