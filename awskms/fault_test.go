@@ -382,3 +382,26 @@ func TestAClosedRootIsUnavailable(t *testing.T) {
 	is(t, "mac", err, kms.ErrUnavailable)
 	is(t, "status", r.Status(t.Context()), kms.ErrUnavailable)
 }
+
+// KMS may not know a key at once that it has made (eventual consistency).
+func TestInitAndNewKeyWaitForWhatTheyMade(t *testing.T) {
+	p := localKMS(t)
+	cfg := atLocalKMS(t, p)
+	cfg.PerKey = true
+	r := open(t, cfg)
+	p.Break(awstest.Fails("Encrypt", 3, 400, "NotFoundException"))
+	handle := newKey(t, r, kms.Encryption)
+	p.Break(nil)
+	encrypt(t, r, handle)
+
+	endpoint := awstest.Endpoint(t, awstest.KMS)
+	at(t, endpoint)
+	other := awstest.NewProxy(t, endpoint)
+	cfg = awskms.Config{Endpoint: other.URL, Region: awstest.Region, CredentialsFile: awstest.Credentials(t, endpoint), Key: "alias/keygate-test", RecordKey: "alias/keygate-test-record"}
+	other.Break(awstest.Fails("Encrypt", 2, 400, "NotFoundException"))
+	_, err := awskms.Init(t.Context(), cfg, quiet())
+	ok(t, err)
+	if n := other.Counts()["Encrypt"]; n != 3 {
+		t.Errorf("%d calls", n)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
@@ -32,7 +33,29 @@ func Init(ctx context.Context, cfg Config, log *slog.Logger) (made Made, err err
 	if made.RecordKey, err = r.ensure(ctx, r.cfg.RecordKey, recordKey); err != nil {
 		return made, err
 	}
-	return made, r.Status(ctx)
+	return made, r.settled(ctx)
+}
+
+// settleTime is how long Init waits for keys that it has made to be known to all of
+// KMS: "in most cases a few seconds" (AWS KMS developer guide, eventual consistency).
+const (
+	settleTime = 20 * time.Second
+	settlePoll = 500 * time.Millisecond
+)
+
+// settled returns the status, once the keys are known.
+func (r *Root) settled(ctx context.Context) error {
+	for end := time.Now().Add(settleTime); ; {
+		err := r.Status(ctx)
+		if !code(err, "NotFoundException") || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(settlePoll):
+		}
+	}
 }
 
 // A rootKey is what one of the two KMS keys has to be.

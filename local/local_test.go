@@ -3,6 +3,9 @@ package local_test
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -216,4 +219,41 @@ func TestNothingPrintsTheKeyAndNothingWorksAfterClose(t *testing.T) {
 			t.Errorf("%s after close: %v", call, err)
 		}
 	}
+}
+
+// What one release wrapped and encrypted, every later one opens.
+func TestGoldenHandles(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "root.key")
+	text := "keygate local root key 1\n000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, ctx := open(t, local.Config{File: file}), t.Context()
+	plaintext, err := r.Decrypt(ctx,
+		unhex(t, "010101020300000000000000000000000000675baa0dc700eeed917059b316fceeed210a628fe5b121f867508b9cea069cc44bba33e74b6bb3561f994c081c89322cfd09377868f62fbfa31c7b50336e6cc2984553a14e8bc1530094a32c"),
+		unhex(t, "bdd072f558814ddc8ce86cc19c4d7e19747d9a62c41bb2d682d0932b0e71e02111f2beb30b"), []byte("data"))
+	if err != nil || string(plaintext) != "plaintext" {
+		t.Errorf("%q, %v", plaintext, err)
+	}
+	sum, err := r.MAC(ctx,
+		unhex(t, "0102010203000000000000000000000000004b01bb8c0cd1c586c5872c8f57a831c49589c3c0d5eea92d56fae57c50026d80f415d0c80a89b8ed64b266067e5831664cb31525f757f32d7d54a367d200a1b669b9f92a81af3ffe4c6ecd23"),
+		[]byte("message"))
+	want := hmac.New(sha256.New, []byte("an imported key of thirty-two by"))
+	want.Write([]byte("message"))
+	if err != nil || !hmac.Equal(sum[:], want.Sum(nil)) {
+		t.Errorf("MAC is %x, %v", sum, err)
+	}
+	sum, err = r.MAC(ctx, nil, []byte("record"))
+	if got := hex.EncodeToString(sum[:]); err != nil || got != "5f5d9a6f2c4a00f88955b5c67d99c7b763bc435dcebacc03c7a9d037ec8419a5" {
+		t.Errorf("the record key's MAC is %s, %v", got, err)
+	}
+}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

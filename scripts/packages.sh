@@ -31,6 +31,7 @@ test)
 	need cc gcc libc6-dev
 	need_softhsm
 	need strace strace
+	need python3 python3 python3-venv
 	;;
 *)
 	echo "usage: packages.sh build|run|test" >&2
