@@ -43,7 +43,7 @@ find_moto() {
 	done
 	command -v python3 >/dev/null || return 1
 	python3 -m venv "$venv" >/dev/null 2>&1 || return 1
-	"$venv/bin/python" -m pip --quiet install 'moto[server]==5.2.1' >/dev/null 2>&1 || return 1
+	"$venv/bin/python" -m pip --quiet --timeout 10 --retries 1 install 'moto[server]==5.2.1' >/dev/null 2>&1 || return 1
 	echo "$venv/bin/python"
 }
 
