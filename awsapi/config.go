@@ -71,7 +71,7 @@ func loopback(host string) bool {
 func (c Config) Load(ctx context.Context) (aws.Config, error) {
 	options := []func(*config.LoadOptions) error{
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),                    // Caller tries again
-		config.WithLogger(logging.Nop{}), // it writes to standard error, and says nothing that an error does not
+		config.WithLogger(logging.Nop{}),                                                      // it writes to standard error, and says nothing that an error does not
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(connections)), // takes AWS_CA_BUNDLE
 	}
 	if c.Region != "" {

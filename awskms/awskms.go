@@ -24,6 +24,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/keygate/keygate/awsapi"
 	keygate "github.com/keygate/keygate/kms"
@@ -215,7 +216,7 @@ const statusLife = 5 * time.Second
 
 // A health remembers the last good status.
 type health struct {
-	turn sync.Mutex // held by who asks KMS, so that one does for many
+	asks singleflight.Group // one asks KMS for many
 
 	mu   sync.Mutex
 	good time.Time
@@ -240,25 +241,31 @@ func (h *health) fresh() bool {
 // in three calls. A good answer stands for 5 s, or until a call fails; a bad one is
 // not kept.
 func (r *Root) Status(ctx context.Context) error {
-	if err := r.begin(ctx, "status"); err != nil {
-		return err
-	}
-	if r.health.fresh() {
-		return nil
-	}
-	r.health.turn.Lock()
-	defer r.health.turn.Unlock()
 	if err := r.begin(ctx, "status"); err != nil || r.health.fresh() {
 		return err
 	}
+	asked := r.health.asks.DoChan("", func() (any, error) {
+		_, err := loadSafely(context.WithoutCancel(ctx), r.ask)
+		return nil, err
+	})
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("awskms: status: %w: %w", keygate.ErrUnavailable, ctx.Err())
+	case answer := <-asked:
+		return answer.Err
+	}
+}
+
+// ask is Status without a memory. It returns no bytes.
+func (r *Root) ask(ctx context.Context) ([]byte, error) {
 	if _, err := r.try(ctx, r.cfg.Key, "status"); err != nil {
-		return err
+		return nil, err
 	}
 	key, err := r.deriveRecordKey(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	clear(key)
 	r.health.set(time.Now())
-	return nil
+	return nil, nil
 }

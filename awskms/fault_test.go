@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -403,5 +404,47 @@ func TestInitAndNewKeyWaitForWhatTheyMade(t *testing.T) {
 	ok(t, err)
 	if n := other.Counts()["Encrypt"]; n != 3 {
 		t.Errorf("%d calls", n)
+	}
+}
+
+// Readiness is asked for by many, with deadlines: one asks KMS for all, and none
+// waits for longer than it wants to.
+func TestStatusIsAskedOnceForAllAndKeepsDeadlines(t *testing.T) {
+	p := localKMS(t)
+	r, _, _ := behind(t, p, nil)
+	p.Counts()
+	all := func(timeout time.Duration) (errs [20]error) {
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				defer cancel()
+				errs[i] = r.Status(ctx)
+			})
+		}
+		wg.Wait()
+		return errs
+	}
+	for _, err := range all(patience) {
+		ok(t, err)
+	}
+	for _, err := range all(patience) { // 5 s are not over
+		ok(t, err)
+	}
+	if n := p.Counts(); n["Encrypt"] != 1 || n["Decrypt"] != 1 || n["GenerateMac"] != 1 {
+		t.Errorf("40 at once: %v", n)
+	}
+	gone := make(chan struct{})
+	p.Break(func(http.ResponseWriter, awstest.Request) bool { <-gone; return true })
+	defer close(gone)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	is(t, "random", r.Random(ctx, make([]byte, 8)), kms.ErrUnavailable) // a failure: the good answer is forgotten
+	start := time.Now()
+	for _, err := range all(100 * time.Millisecond) {
+		is(t, "status", err, kms.ErrUnavailable)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("they took %v", took)
 	}
 }

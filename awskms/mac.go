@@ -124,7 +124,7 @@ func (m *macKeys) get(ctx context.Context, id [sha256.Size]byte, load func(conte
 func loadSafely(ctx context.Context, load func(context.Context) ([]byte, error)) (key []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("awskms: mac: %w: panic: %v", keygate.ErrUnavailable, p)
+			err = fmt.Errorf("awskms: %w: panic: %v", keygate.ErrUnavailable, p)
 		}
 	}()
 	return load(ctx)
