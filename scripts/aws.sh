@@ -82,7 +82,7 @@ start_local_kms() {
 		return
 	}
 	mkfifo "$scratch/stdin"
-	GODEBUG='' "$scratch/localkms" <"$scratch/stdin" >"$scratch/localkms.url" 2>"$scratch/localkms.log" &
+	GODEBUG='' TMPDIR=$scratch "$scratch/localkms" <"$scratch/stdin" >"$scratch/localkms.url" 2>"$scratch/localkms.log" &
 	pids+=($!)
 	exec 9>"$scratch/stdin" # local-kms ends when this closes
 	for ((i = 0; i < 100; i++)); do
