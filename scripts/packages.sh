@@ -37,6 +37,7 @@ test)
 	need cc gcc libc6-dev
 	need_softhsm
 	need strace strace
+	need python3 python3 python3-venv
 	need etcd etcd-server
 	need etcdctl etcd-client
 	need_postgres
