@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test lint fuzz vuln bench allocs pgo clean test-stores
+.PHONY: help build run demo test test-roots test-stores lint fuzz vuln bench allocs pgo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,11 @@ demo: ## the same, run an example, and stop
 
 test: ## pass the tests, with the race detector, and again in FIPS 140-3 mode
 	@scripts/packages.sh test
-	@scripts/test.sh lint race fips fuzz vuln
+	@scripts/aws.sh scripts/test.sh lint race fips fuzz vuln
+
+test-roots: ## pass the suite of roots of trust on each that there is, and say which were skipped
+	@scripts/packages.sh test
+	@CI= scripts/aws.sh scripts/test.sh roots
 
 test-stores: ## pass the suite of key stores on each kind, with real servers, and say what was skipped
 	@scripts/test-stores.sh

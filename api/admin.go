@@ -32,6 +32,9 @@ type StatusResponse struct {
 	KeyStoreUnavailable bool `json:"keystore_unavailable,omitempty"`
 	KeyStoreUnreachable bool `json:"keystore_unreachable,omitempty"`
 
+	// Root is the kind of the root of trust, such as pkcs11, or local, which is not
+	// for production. Ours.
+	Root string `json:"root,omitempty"`
 	// RootUnavailable says that the root of trust cannot be used. Ours.
 	RootUnavailable bool `json:"root_unavailable,omitempty"`
 	// RootOutage is for how many seconds, at least 1, operations have found the

@@ -31,6 +31,7 @@ type Config struct {
 
 	Version string // of the gateway, as it is told to clients
 	Commit  string
+	Root    string // the kind of its root of trust, as in the configuration
 
 	// Limits bounds what clients can ask for at a time.
 	Limits LimitsConfig

@@ -59,7 +59,7 @@ func downAs(err error, unreachable, unavailable *api.Error) error {
 func (s *Server) status(r *request) (any, error) {
 	memory := readMemory()
 	status := &api.StatusResponse{
-		Version: s.cfg.Version, OS: runtime.GOOS, Arch: runtime.GOARCH,
+		Version: s.cfg.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Root: s.cfg.Root,
 		UpTime: uint64(max(0, s.upTime()/time.Second)),
 		CPUs:   runtime.NumCPU(), UsableCPUs: runtime.GOMAXPROCS(0),
 		HeapMemUsed: memory.heap, StackMemUsed: memory.stack,

@@ -38,6 +38,7 @@ test)
 	need_softhsm
 	need strace strace
 	need systemd-analyze systemd
+	need python3 python3 python3-venv
 	need etcd etcd-server
 	need etcdctl etcd-client
 	need_postgres

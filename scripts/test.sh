@@ -7,6 +7,7 @@
 #          validated module, nothing else of Go's cryptography allowed, and
 #          runtime/secret
 #   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
+#   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,6 +64,36 @@ fuzz() {
 	done
 }
 
+# roots tells for each root of trust whether it passes the suite, or why that was
+# not tried. A package's tests of it are called TestRoot...
+roots() {
+	say the suite of roots of trust
+	local name package tests output failed=0
+	while read -r package tests name; do
+		output=$($go test -count 1 -v -run "^($tests)\$" "./$package" 2>&1) || {
+			printf '%s\n' "$output"
+			printf 'FAILED   %s\n' "$name"
+			failed=1
+			continue
+		}
+		if grep -q '^--- SKIP' <<<"$output"; then
+			printf 'skipped  %s: %s\n' "$name" "$(grep -m 1 '^ *[a-z_]*\.go:[0-9]*: ' <<<"$output" | sed 's/^[^:]*:[0-9]*: //')"
+		elif grep -q '^--- PASS' <<<"$output"; then
+			printf 'passed   %s, %d rules\n' "$name" "$(grep -c '^    --- PASS' <<<"$output")"
+		else
+			printf 'FAILED   %s: it has no test\n' "$name"
+			failed=1
+		fi
+	done <<-'ROOTS'
+		hsm TestRoot PKCS#11, on SoftHSM2
+		local TestRoot a file
+		awskms TestRoot AWS KMS, one KMS key for all named keys, on moto (or AWS)
+		awskms TestRootAtLocalKMS AWS KMS, one KMS key for all named keys, on local-kms
+		awskms TestRootPerKey AWS KMS, a KMS key for each named key, on local-kms (or AWS)
+	ROOTS
+	return $failed
+}
+
 vuln() {
 	[ -n "${VULNDB:-}" ] || {
 		say known vulnerabilities: skipped, VULNDB names no database
@@ -75,9 +106,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln) $part ;;
+	lint | race | fips | fuzz | vuln | roots) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|roots..." >&2
 		exit 2
 		;;
 	esac

@@ -130,6 +130,9 @@ func TestExampleDocumentsEveryKey(t *testing.T) {
 	}
 	keys := make(map[string]bool)
 	exampleKeys(parseYAML("example", text).root, "", keys)
+	for _, a := range alternatives(string(text)) {
+		exampleKeys(parseYAML("example", []byte(a.text)).root, "", keys)
+	}
 	commented := regexpKeys(string(text))
 	n := 0
 	walkKeys(reflect.TypeFor[file](), "", func(path string) {

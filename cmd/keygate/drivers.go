@@ -2,30 +2,37 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
+	"github.com/keygate/keygate/awskms"
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/etcd"
 	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/keystore/memory"
 	"github.com/keygate/keygate/keystore/postgres"
+	"github.com/keygate/keygate/keystore/secretsmanager"
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/local"
 )
 
 type keyStoreSection struct {
-	FS     *fs.Config `yaml:"fs"`
-	Memory *struct{}  `yaml:"memory"`
-
-	Etcd     *etcd.Config     `yaml:"etcd"`
-	Postgres *postgres.Config `yaml:"postgres"`
+	FS       *fs.Config             `yaml:"fs"`
+	Memory   *struct{}              `yaml:"memory"`
+	Etcd     *etcd.Config           `yaml:"etcd"`
+	Postgres *postgres.Config       `yaml:"postgres"`
+	AWS      *secretsmanager.Config `yaml:"secretsmanager"`
 }
 
 type rootSection struct {
-	PKCS11 *hsm.Config `yaml:"pkcs11"`
+	PKCS11 *hsm.Config    `yaml:"pkcs11"`
+	Local  *local.Config  `yaml:"local"`
+	AWSKMS *awskms.Config `yaml:"awskms"`
 }
 
 // A driver is one kind of root of trust or of key store: a section of the file,
@@ -42,8 +49,8 @@ type driver[T any] struct {
 	// open opens it. An error ends the start of the gateway: what is only out of
 	// reach is none.
 	open func(context.Context, *configuration, *slog.Logger) (T, error)
-	// init makes what a key store needs before it can be opened, and does nothing
-	// if that is there already. Nil: nothing is needed.
+	// init makes what a key store or a root needs before it can be opened, and does
+	// nothing if that is there already. Nil: nothing is needed.
 	init func(context.Context, *configuration) error
 }
 
@@ -56,6 +63,37 @@ var roots = []driver[kms.Root]{
 		about:      func(f *file) []any { return []any{"module", f.Root.PKCS11.Module, "token", f.Root.PKCS11.Token} },
 		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
 			return hsm.Open(ctx, *c.Root.PKCS11, log)
+		},
+		init: func(context.Context, *configuration) error {
+			return errors.New("the root keys of a token are made by keygate hsm init")
+		},
+	},
+	{
+		name:       "local",
+		configured: func(f *file) bool { return f.Root.Local != nil },
+		check:      func(f *file) error { return f.Root.Local.Check() },
+		about:      func(f *file) []any { return []any{"file", f.Root.Local.File} },
+		open: func(_ context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			log.Warn("keygate: root.local keeps the root key in a file and in the memory of this process: whoever reads either has all keys; it is for trials, not for production",
+				"file", c.Root.Local.File)
+			return local.Open(*c.Root.Local)
+		},
+		init: func(_ context.Context, c *configuration) error {
+			_, err := local.Init(*c.Root.Local)
+			return err
+		},
+	},
+	{
+		name:       "awskms",
+		configured: func(f *file) bool { return f.Root.AWSKMS != nil },
+		check:      func(f *file) error { return f.Root.AWSKMS.Check() },
+		about:      func(f *file) []any { return f.Root.AWSKMS.About() },
+		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			return awskms.Open(ctx, *c.Root.AWSKMS, log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			_, err := awskms.Init(ctx, *c.Root.AWSKMS, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			return err
 		},
 	},
 }
@@ -111,6 +149,18 @@ var keyStores = []driver[keystore.Store]{
 		},
 		init: func(ctx context.Context, c *configuration) error {
 			return postgres.Init(ctx, *c.KeyStore.Postgres, c.cluster.String())
+		},
+	},
+	{
+		name:       "secretsmanager",
+		configured: func(f *file) bool { return f.KeyStore.AWS != nil },
+		check:      func(f *file) error { return f.KeyStore.AWS.Check() },
+		about:      func(f *file) []any { return f.KeyStore.AWS.About() },
+		open: func(ctx context.Context, c *configuration, _ *slog.Logger) (keystore.Store, error) {
+			return secretsmanager.Open(ctx, *c.KeyStore.AWS, c.cluster.String())
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return secretsmanager.Init(ctx, *c.KeyStore.AWS, c.cluster.String())
 		},
 	},
 }

@@ -140,7 +140,8 @@ func (n *node) open(ctx context.Context) error {
 	}
 	version := thisVersion()
 	n.server, err = gateway.New(gateway.Config{
-		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit, Limits: n.limits(),
+		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit,
+		Root: configured(roots, &n.cfg.file).name, Limits: n.limits(),
 	}, n.cfg.state)
 	return err
 }

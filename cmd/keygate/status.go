@@ -57,6 +57,18 @@ func keyStoreState(st *api.StatusResponse) string {
 }
 
 func rootState(st *api.StatusResponse) string {
+	kind := ""
+	switch st.Root {
+	case "":
+	case "local":
+		kind = ", local: not for production"
+	default:
+		kind = ", " + st.Root
+	}
+	return rootHealth(st) + kind
+}
+
+func rootHealth(st *api.StatusResponse) string {
 	if st.RootOutage > 0 {
 		return state(st.RootUnavailable) + ", operations have failed for " + (time.Duration(st.RootOutage) * time.Second).String()
 	}

@@ -25,7 +25,7 @@ not exist yet or be empty, in one that exists; for keystore.etcd nothing but the
 identity, below a prefix that holds nothing; for keystore.postgres the schema and
 its tables, made as keystore.postgres.owner; and in it the identity of the
 cluster. A gateway takes nothing for its key store that does not bear the
-identity.
+identity. For keystore.secretsmanager it is a secret with the identity.
 
 To do it again changes nothing.`,
 		Args: cobra.NoArgs,

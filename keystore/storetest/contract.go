@@ -17,7 +17,7 @@ func testLife(t *testing.T, h Harness) {
 	rev = holds(t, s, "app", []byte("two"))
 	want(t, "delete", s.Delete(ctx, "app", rev), nil)
 	absent(t, s, "app")
-	create(t, s, "app", []byte("three"))
+	h.again(t, s, "app", []byte("three"))
 }
 
 func testCreateExists(t *testing.T, h Harness) {
@@ -70,15 +70,17 @@ func testRevisions(t *testing.T, h Harness) {
 		return rev
 	}
 	same := []byte("the same content each time")
-	for range 10 {
-		rev := once(create(t, s, "app", same))
-		want(t, "update", s.Update(ctx, "app", same, rev), nil)
-		next := once(holds(t, s, "app", same))
-		want(t, "delete", s.Delete(ctx, "app", next), nil)
+	for round := range 10 {
+		name := h.fresh("app", round)
+		rev := once(create(t, s, name, same))
+		want(t, "update", s.Update(ctx, name, same, rev), nil)
+		next := once(holds(t, s, name, same))
+		want(t, "delete", s.Delete(ctx, name, next), nil)
 	}
-	create(t, s, "app", same)
+	last := h.fresh("app", 10)
+	create(t, s, last, same)
 	for rev := range seen {
-		want(t, "update at a revision of before the delete", s.Update(ctx, "app", []byte("x"), rev), keystore.ErrConflict)
+		want(t, "update at a revision of before the delete", s.Update(ctx, last, []byte("x"), rev), keystore.ErrConflict)
 	}
 }
 

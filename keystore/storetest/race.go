@@ -102,11 +102,12 @@ func testCreateRace(t *testing.T, h Harness) {
 
 func testDeleteRace(t *testing.T, h Harness) {
 	all := openAll(t, h)
-	for range h.Rounds {
-		rev := create(t, all[0], "app", []byte("one"))
-		errs := together(all, func(_ int, s keystore.Store) error { return s.Delete(t.Context(), "app", rev) })
+	for round := range h.Rounds {
+		name := h.fresh("app", round)
+		rev := create(t, all[0], name, []byte("one"))
+		errs := together(all, func(_ int, s keystore.Store) error { return s.Delete(t.Context(), name, rev) })
 		winner(t, errs, keystore.ErrNotFound, keystore.ErrConflict)
-		absent(t, all[1], "app")
+		absent(t, all[1], name)
 	}
 }
 

@@ -5,6 +5,7 @@ package storetest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -33,6 +34,42 @@ type Harness struct {
 	Creates int
 	// Cancelled is how many calls are cancelled; zero is 1,200.
 	Cancelled int
+	// Pages are the sizes of pages that 1,100 names are listed in; nil is 1000, 999,
+	// 100 and 7. For stores whose every page costs a list of all.
+	Pages []int
+	// MaxRecord is how many bytes a record may have, if these are fewer than
+	// keystore.MaxRecordSize.
+	MaxRecord int
+	// Tombstones says that the name of a deleted record is taken: create is
+	// ErrExists, though there is no record.
+	Tombstones bool
+}
+
+// maxRecord is how many bytes a record may have.
+func (h Harness) maxRecord() int {
+	if h.MaxRecord != 0 {
+		return h.MaxRecord
+	}
+	return keystore.MaxRecordSize
+}
+
+// again creates a record of a name that was deleted, if that can be.
+func (h Harness) again(t *testing.T, s keystore.Store, name string, record []byte) {
+	t.Helper()
+	if !h.Tombstones {
+		create(t, s, name, record)
+		return
+	}
+	want(t, "create "+name+" again", s.Create(t.Context(), name, record), keystore.ErrExists)
+	absent(t, s, name)
+}
+
+// fresh returns a name for a round: the same, or another where names stay taken.
+func (h Harness) fresh(name string, round int) string {
+	if h.Tombstones {
+		return fmt.Sprintf("%s-%d", name, round)
+	}
+	return name
 }
 
 // Run runs the suite.
@@ -46,6 +83,9 @@ func Run(t *testing.T, h Harness) {
 	if h.Cancelled == 0 {
 		h.Cancelled = 1200
 	}
+	if h.Pages == nil {
+		h.Pages = []int{1000, 999, 100, 7}
+	}
 	for _, c := range []struct {
 		rule string
 		test func(*testing.T, Harness)
@@ -57,7 +97,7 @@ func Run(t *testing.T, h Harness) {
 		{"BI-05 an invalid name is ErrName before the store is touched", testInvalidNames},
 		{"every valid name holds its own record", testValidNames},
 		{"KS-12 names that differ by case do not collide", testCase},
-		{"records of 0 to MaxRecordSize bytes come back as they were", testSizes},
+		{"records of 0 bytes to the limit come back as they were", testSizes},
 		{"a longer record is refused and nothing is stored", testTooLong},
 		{"revisions never repeat", testRevisions},
 		{"slices belong to the caller", testOwnership},

@@ -14,8 +14,9 @@ import (
 func argumentsStay(t *testing.T, r kms.Root) {
 	key, plaintext, additionalData := random(kms.KeySize), random(100), random(50)
 	key2, plaintext2, additionalData2 := slices.Clone(key), slices.Clone(plaintext), slices.Clone(additionalData)
-	handle, err := r.ImportKey(t.Context(), newID(), kms.Encryption, key)
+	imported, err := r.ImportKey(t.Context(), newID(), kms.Authentication, key)
 	check(t, err)
+	handle := newKey(t, r, kms.Encryption)
 	handle2 := slices.Clone(handle)
 	ciphertext := encrypt(t, r, handle, plaintext, additionalData)
 	ciphertext2 := slices.Clone(ciphertext)
@@ -33,6 +34,7 @@ func argumentsStay(t *testing.T, r kms.Root) {
 	if !bytes.Equal(got, plaintext) {
 		t.Error("another plaintext after the caller changed its slices")
 	}
+	check(t, sameMAC(t.Context(), r, imported, key2))
 }
 
 func ended(t *testing.T, r kms.Root) {

@@ -26,18 +26,40 @@ func importedMAC(t *testing.T, r kms.Root) {
 	}
 }
 
-func importedEncryption(t *testing.T, r kms.Root) {
+func importedTwice(t *testing.T, r kms.Root) {
+	one, two := importTwice(t, r)
+	ciphertext := encrypt(t, r, one, []byte("plaintext"), []byte("context"))
+	opens(t, r, two, ciphertext)
+}
+
+func importedApart(t *testing.T, r kms.Root) {
+	one, two := importTwice(t, r)
+	ciphertext := encrypt(t, r, one, []byte("plaintext"), []byte("context"))
+	opens(t, r, one, ciphertext)
+	_, err := r.Decrypt(t.Context(), two, ciphertext, []byte("context"))
+	is(t, err, kms.ErrCiphertext)
+}
+
+func importTwice(t *testing.T, r kms.Root) (one, two []byte) {
 	key := random(kms.KeySize)
 	one, err := r.ImportKey(t.Context(), newID(), kms.Encryption, key)
 	check(t, err)
-	two, err := r.ImportKey(t.Context(), newID(), kms.Encryption, key)
+	two, err = r.ImportKey(t.Context(), newID(), kms.Encryption, key)
 	check(t, err)
-	ciphertext := encrypt(t, r, one, []byte("plaintext"), []byte("context"))
-	got, err := r.Decrypt(t.Context(), two, ciphertext, []byte("context"))
+	return one, two
+}
+
+func opens(t *testing.T, r kms.Root, handle, ciphertext []byte) {
+	got, err := r.Decrypt(t.Context(), handle, ciphertext, []byte("context"))
 	check(t, err)
 	if string(got) != "plaintext" {
 		t.Error("another plaintext")
 	}
+}
+
+func importRefused(t *testing.T, r kms.Root) {
+	_, err := r.ImportKey(t.Context(), newID(), kms.Encryption, random(kms.KeySize))
+	is(t, err, kms.ErrUnsupported)
 }
 
 func importedSize(t *testing.T, r kms.Root) {

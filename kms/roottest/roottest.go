@@ -16,10 +16,28 @@ import (
 	"github.com/keygate/keygate/kms"
 )
 
+// An Option says where a root is another than most.
+type Option uint8
+
+const (
+	// NoEncryptionImport: importing an encryption key is ErrUnsupported.
+	NoEncryptionImport Option = 1 << iota
+	// ImportsApart: an encryption key that is imported twice is two keys, as it is
+	// in AWS KMS, which binds ciphertexts to one of its keys, not to its material.
+	ImportsApart
+)
+
 // Run tests the roots that open returns: a new one for each call, that is
 // closed when the test of t ends.
-func Run(t *testing.T, open func(t *testing.T) kms.Root) {
+func Run(t *testing.T, open func(t *testing.T) kms.Root, options ...Option) {
 	root := open(t)
+	importedEncryption := importedTwice
+	if slices.Contains(options, ImportsApart) {
+		importedEncryption = importedApart
+	}
+	if slices.Contains(options, NoEncryptionImport) {
+		importedEncryption = importRefused
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, kms.Root)
@@ -36,7 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) kms.Root) {
 		{"handle: two keys never share one", distinctHandles},
 		{"new key: an unknown purpose is ErrUnsupported", unknownPurpose},
 		{"import: MAC is HMAC-SHA-256 under the imported key", importedMAC},
-		{"import: an encryption key round-trips", importedEncryption},
+		{"import: an encryption key round-trips, or is refused", importedEncryption},
 		{"import: another size is ErrKeySize", importedSize},
 		{"mac: the record key is stable and its own", recordKey},
 		{"arguments are neither changed nor kept", argumentsStay},
