@@ -20,7 +20,7 @@ import (
 )
 
 func newServerCommand() *cobra.Command {
-	var address string
+	var address, refused string
 	cmd := &cobra.Command{
 		Use:   "server --config FILE",
 		Short: "Run a gateway",
@@ -38,6 +38,7 @@ set, JSON lines on standard output.`,
 	}
 	path := configFlag(cmd)
 	cmd.Flags().StringVar(&address, "addr", "", "listen on `HOST:PORT`, in the place of the configuration's address")
+	cmd.Flags().StringVar(&refused, "pin-refused", "", "make this `FILE` when the token refuses the PIN, and do not try the same PIN again while it is there")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
 			return err
@@ -52,7 +53,13 @@ set, JSON lines on standard output.`,
 		} else if err := checkAddress(address); err != nil {
 			return fmt.Errorf("--addr: %w", err)
 		}
-		return serve(cmd.Context(), cfg, address)
+		pin := refusedPIN(refused)
+		if cfg.Root.PKCS11 != nil {
+			if err := pin.check(cfg.Root.PKCS11.PIN); err != nil {
+				return err
+			}
+		}
+		return pin.remember(serve(cmd.Context(), cfg, address))
 	}
 	return cmd
 }
