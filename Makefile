@@ -5,10 +5,10 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test lint fuzz vuln bench clean
+.PHONY: help build run demo test test-vault lint fuzz vuln bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "ADDRESS=host:port STATE=directory make run puts the gateway elsewhere than $(ADDRESS), ./$(STATE)."
 
@@ -29,6 +29,10 @@ demo: ## the same, run an example, and stop
 test: ## pass the tests, with the race detector, and again in FIPS 140-3 mode
 	@scripts/packages.sh test
 	@scripts/test.sh lint race fips fuzz vuln
+
+test-vault: ## pass the tests of the Vault drivers on a real Vault core, which is built first (minutes, once)
+	@scripts/packages.sh test
+	@scripts/test.sh vault
 
 lint: ## look at the code: gofmt, go vet, staticcheck
 	@scripts/packages.sh build

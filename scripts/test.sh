@@ -7,6 +7,8 @@
 #          else of Go's cryptography allowed
 #   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
+#   vault  what uses Vault, with the race detector, on a real Vault core, which
+#          is built if it is not there; race and fips use one that is
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -40,12 +42,30 @@ tests() {
 	$go test -p 1 "$@" ./...
 }
 
+# find_vault has the tests use a real Vault core if one is built.
+find_vault() {
+	if [ -z "${KEYGATE_TEST_VAULT:-}" ]; then
+		KEYGATE_TEST_VAULT=$(scripts/vault.sh path) || say "the real Vault core is not built: its tests are SKIPPED, those on the fake run; make test-vault builds it and runs them"
+		export KEYGATE_TEST_VAULT
+	fi
+}
+
+vault() {
+	KEYGATE_TEST_VAULT=$(scripts/vault.sh build)
+	export KEYGATE_TEST_VAULT
+	say tests on a real Vault core
+	KEYGATE_LONG=1 $go test -p 1 -race -count 1 ./vault/... ./keystore/vaultkv/
+	$go test -count 1 -run Vault ./cmd/keygate/
+}
+
 race() {
+	find_vault
 	say tests with the race detector
 	tests -race
 }
 
 fips() {
+	find_vault
 	say tests in FIPS 140-3 mode
 	GOFIPS140=certified GODEBUG=fips140=only tests
 }
@@ -74,9 +94,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln) $part ;;
+	lint | race | fips | fuzz | vuln | vault) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault..." >&2
 		exit 2
 		;;
 	esac
