@@ -105,12 +105,14 @@ func TestExampleDocumentsEveryKey(t *testing.T) {
 	}
 }
 
-// regexpKeys returns the keys that stand alone in comments, as "# fd: 3".
+// regexpKeys returns the keys that stand alone in comments, as "# fd: 3", and
+// "# auth:".
 func regexpKeys(text string) map[string]bool {
 	found := make(map[string]bool)
 	for line := range strings.Lines(text) {
-		key, _, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "# "), ": ")
-		if ok && !strings.Contains(key, " ") && strings.HasPrefix(strings.TrimSpace(line), "# ") {
+		comment, ok := strings.CutPrefix(strings.TrimSpace(line), "# ")
+		key, _, ok2 := strings.Cut(strings.TrimSpace(comment)+" ", ": ")
+		if ok && ok2 && !strings.Contains(key, " ") {
 			found[key] = true
 		}
 	}
@@ -145,8 +147,12 @@ func walkKeys(t reflect.Type, path string, f func(path string)) {
 		walkKeys(t.Elem(), dotted(path, "*"), f)
 	case reflect.Struct:
 		for field := range t.Fields() {
-			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+			name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 			if name == "-" || !field.IsExported() {
+				continue
+			}
+			if options == "inline" {
+				walkKeys(field.Type, path, f)
 				continue
 			}
 			f(dotted(path, name))
@@ -205,7 +211,7 @@ func TestConfigErrorsNameTheLine(t *testing.T) {
 		"negative window": {base + "deletion: {window: -1h}\n", "config.yaml:6: deletion.window is negative"},
 		"negative cache":  {base + "cache: {offline: -1s}\n", "config.yaml:6: cache.offline is negative"},
 		"KES cache":       {base + "cache:\n  expiry:\n    any: 5m\n", "config.yaml:8: cache.expiry is one duration"},
-		"KES store":       {strings.Replace(base, "memory: {}", "vault: {endpoint: x}", 1), "config.yaml:4: keystore.vault is not supported: write keystore.fs.path"},
+		"KES store":       {strings.Replace(base, "memory: {}", "vault: {endpoint: x}", 1), "config.yaml:4: keystore.vault is not as in KES"},
 		"no store":        {strings.Replace(base, "{memory: {}}", "{}", 1), "config.yaml:4: keystore is exactly one of "},
 		"two stores":      {strings.Replace(base, "memory: {}", "memory: {}, fs: {path: p}", 1), "config.yaml:4: keystore is exactly one of "},
 		"no path":         {strings.Replace(base, "memory: {}", "fs: null", 1), "config.yaml:4: keystore.fs is empty"},

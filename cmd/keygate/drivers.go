@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -11,16 +12,22 @@ import (
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/keystore/fs"
 	"github.com/keygate/keygate/keystore/memory"
+	"github.com/keygate/keygate/keystore/vaultkv"
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/vault"
 )
 
 type keyStoreSection struct {
 	FS     *fs.Config `yaml:"fs"`
 	Memory *struct{}  `yaml:"memory"`
+
+	Vault *vaultkv.Config `yaml:"vault"`
 }
 
 type rootSection struct {
 	PKCS11 *hsm.Config `yaml:"pkcs11"`
+
+	Vault *vault.Config `yaml:"vault"`
 }
 
 // A driver is one kind of root of trust or of key store: a section of the file,
@@ -37,8 +44,8 @@ type driver[T any] struct {
 	// open opens it. An error ends the start of the gateway: what is only out of
 	// reach is none.
 	open func(context.Context, *configuration, *slog.Logger) (T, error)
-	// init makes what a key store needs before it can be opened, and does nothing
-	// if that is there already. Nil: nothing is needed.
+	// init makes what it needs before it can be opened, and does nothing if that is
+	// there already. Nil: nothing is needed, or another command makes it.
 	init func(context.Context, *configuration) error
 }
 
@@ -51,6 +58,21 @@ var roots = []driver[kms.Root]{
 		about:      func(f *file) []any { return []any{"module", f.Root.PKCS11.Module, "token", f.Root.PKCS11.Token} },
 		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
 			return hsm.Open(ctx, *c.Root.PKCS11, log)
+		},
+	},
+	{
+		name:       "vault",
+		configured: func(f *file) bool { return f.Root.Vault != nil },
+		check:      func(f *file) error { return f.Root.Vault.Check() },
+		about: func(f *file) []any {
+			return []any{"address", f.Root.Vault.Address, "mount", cmp.Or(f.Root.Vault.Mount, vault.DefaultMount), "prefix", cmp.Or(f.Root.Vault.Prefix, vault.DefaultPrefix)}
+		},
+		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			return vault.Open(ctx, *c.Root.Vault, log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			_, err := vault.Init(ctx, *c.Root.Vault)
+			return err
 		},
 	},
 }
@@ -78,6 +100,20 @@ var keyStores = []driver[keystore.Store]{
 		open: func(_ context.Context, _ *configuration, log *slog.Logger) (keystore.Store, error) {
 			log.Warn("keygate: keystore.memory keeps keys in this process only: they are lost when it ends")
 			return memory.New(), nil
+		},
+	},
+	{
+		name:       "vault",
+		configured: func(f *file) bool { return f.KeyStore.Vault != nil },
+		check:      func(f *file) error { return f.KeyStore.Vault.Check() },
+		about: func(f *file) []any {
+			return []any{"address", f.KeyStore.Vault.Address, "mount", cmp.Or(f.KeyStore.Vault.Mount, vaultkv.DefaultMount), "path", cmp.Or(f.KeyStore.Vault.Path, vaultkv.DefaultPath)}
+		},
+		open: func(_ context.Context, c *configuration, log *slog.Logger) (keystore.Store, error) {
+			return vaultkv.Open(*c.KeyStore.Vault, c.cluster.String(), log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return vaultkv.Init(ctx, *c.KeyStore.Vault, c.cluster.String())
 		},
 	},
 }

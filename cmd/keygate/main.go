@@ -76,7 +76,7 @@ prepares one.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(
-		newServerCommand(), newConfigCommand(), newHSMCommand(), newStoreCommand(),
+		newServerCommand(), newConfigCommand(), newHSMCommand(), newRootInitCommand(), newStoreCommand(),
 		newKeyCommand(), newIdentityCommand(), newPolicyCommand(),
 		newLogCommand(), newStatusCommand(), newMetricCommand(),
 		newVersionCommand(),
