@@ -89,6 +89,12 @@ func (f *Fake) transitRoute(method, path string, body map[string]any) reply {
 			panic(err)
 		}
 		return ok(map[string]any{"public_key": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))})
+	case verb == "keys" && name == "":
+		names := []string{}
+		for name := range f.transit {
+			names = append(names, name)
+		}
+		return ok(map[string]any{"keys": names})
 	case verb == "keys":
 		return f.keyRoute(method, name, sub, k, body)
 	case verb == "encrypt" && k == nil && body["convergent_encryption"] != true:
