@@ -145,18 +145,7 @@ func (f *Fake) serve(w http.ResponseWriter, r *http.Request) {
 	if fault != nil && fault(w, r) {
 		return
 	}
-	var body map[string]any
-	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
-	}
-	if len(text) > 0 && json.Unmarshal(text, &body) != nil {
-		Answer(w, http.StatusBadRequest, `{"errors":["failed to parse JSON input"]}`)
-		return
-	}
-	f.mu.Lock()
-	a := f.route(r, path, body, string(text))
-	f.mu.Unlock()
+	a := f.do(r, path)
 	if a.status == http.StatusNoContent {
 		w.WriteHeader(a.status)
 		return
@@ -167,6 +156,21 @@ func (f *Fake) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	Answer(w, a.status, string(answer))
 }
+
+// do does what a request asks for.
+func (f *Fake) do(r *http.Request, path string) reply {
+	var body map[string]any
+	text, err := io.ReadAll(r.Body)
+	if err != nil || len(text) > 0 && json.Unmarshal(text, &body) != nil {
+		return bad(http.StatusBadRequest, "failed to parse JSON input")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.route(r, path, body, string(text))
+}
+
+// Serve does what a request asks for, and answers nothing: for a Fault.
+func (f *Fake) Serve(r *http.Request) { f.do(r, strings.TrimPrefix(r.URL.Path, "/v1/")) }
 
 // Answer writes a body of JSON.
 func Answer(w http.ResponseWriter, status int, body string) {
