@@ -148,8 +148,31 @@ func TestDeniedByVault(t *testing.T) {
 	ciphertext, err := r.Encrypt(t.Context(), encryption, nil, nil)
 	check(t, err)
 	core.Policy(t, "keygate", documented(t, "gateway"))
-	less := open(t, tokenConfig(t, core.Server, core.Token(t, time.Hour, "keygate")))
+	token := core.Token(t, time.Hour, "keygate")
+	less := open(t, tokenConfig(t, core.Server, token))
 	check(t, less.Status(t.Context()))
+	theirs := core.As(token)
+	for _, name := range transitKeys(t, core) {
+		for path, body := range map[string]any{
+			"config": map[string]any{"exportable": true}, "config ": map[string]any{"min_decryption_version": 2}, "trim": map[string]any{"min_available_version": 1},
+		} {
+			if status, _ := theirs.Try(t, "POST", "transit/keys/"+name+"/"+strings.TrimSpace(path), body); status != 403 {
+				t.Errorf("with the rights of a gateway: %v of %s: status %d", body, name, status)
+			}
+		}
+		for _, path := range []string{"transit/export/encryption-key/" + name, "transit/backup/" + name, "transit/keys?list=true", "sys/mounts", "secret/data/x"} {
+			if status, _ := theirs.Try(t, "GET", path, nil); status != 403 {
+				t.Errorf("with the rights of a gateway: GET %s: status %d", path, status)
+			}
+		}
+	}
+	for _, name := range []string{"keygate-record", "keygate-status"} {
+		for method, path := range map[string]string{"DELETE": "", "POST": "/config", "PUT": "/rotate"} {
+			if status, _ := theirs.Try(t, method, "transit/keys/"+name+path, map[string]any{}); status != 403 {
+				t.Errorf("with the rights of a gateway: %s %s%s: status %d", method, name, path, status)
+			}
+		}
+	}
 	core.Policy(t, "keygate", `path "none" { capabilities = ["read"] }`)
 	everyCall(t, less, encryption, authentication, ciphertext, kms.ErrDenied)
 	if _, err := vault.Open(t.Context(), tokenConfig(t, core.Server, "hvs.none"), slog.New(slog.DiscardHandler)); !errors.Is(err, kms.ErrDenied) {

@@ -44,22 +44,25 @@ func (c TLS) config() (*tls.Config, error) {
 
 // newTransport returns a transport that uses no proxy of the environment, and no
 // HTTP/2: there all calls share a connection, and one that hangs would hold up
-// each of them until its own end.
+// each of them until its own end. Connections are bounded: without that, each
+// call that waits for a slow server opens one more, and the handshakes keep it
+// slow.
 func newTransport(c *tls.Config) *http.Transport {
 	dialer := net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
 	return &http.Transport{
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        c,
 		TLSHandshakeTimeout:    5 * time.Second,
-		MaxIdleConns:           maxIdle,
-		MaxIdleConnsPerHost:    maxIdle,
+		MaxConnsPerHost:        maxConnections,
+		MaxIdleConns:           maxConnections,
+		MaxIdleConnsPerHost:    maxConnections,
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 }
 
-// maxIdle is how many connections are kept for the next calls.
-const maxIdle = 64
+// maxConnections is how many calls run at a time. The others wait.
+const maxConnections = 64
 
 // maxAnswer bounds the bytes of an answer. The largest are a page of a list of
 // names, and a record of 1 MiB in base64.

@@ -492,6 +492,20 @@ func TestADeadlineIsKept(t *testing.T) {
 	}
 }
 
+// A slow server is not made slower by a connection for each call that waits.
+func TestConnectionsAreBounded(t *testing.T) {
+	f := vaulttest.NewFake(t)
+	c := client(t, config(f, appRole(t)))
+	f.SetFault(func(http.ResponseWriter, *http.Request) bool {
+		time.Sleep(50 * time.Millisecond)
+		return false
+	})
+	check(t, errors.Join(together(500, func() error { return random(t.Context(), c) })...))
+	if n := f.Connections(); n > 64 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 // The login of one caller that goes away is that of all who wait.
 func TestALoginOutlivesItsCaller(t *testing.T) {
 	f := vaulttest.NewFake(t)

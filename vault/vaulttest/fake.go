@@ -6,10 +6,12 @@ import (
 	"encoding/pem"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -23,7 +25,8 @@ type Fake struct {
 	// Fault sees each request first. It returns true if it has answered.
 	Fault func(w http.ResponseWriter, r *http.Request) bool
 
-	http *httptest.Server
+	http        *httptest.Server
+	connections atomic.Int64
 
 	mu       sync.Mutex
 	ttl      time.Duration // of tokens from logins
@@ -49,6 +52,11 @@ func NewFake(tb testing.TB) *Fake {
 	f := &Fake{ttl: time.Hour, longest: 24 * time.Hour, tokens: map[string]token{}, counts: map[string]int{}, transit: map[string]*transitKey{}, secrets: map[string]*secret{}, kvConfig: map[string]any{"delete_version_after": "0s"}}
 	f.http = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
 	f.http.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes and handlers that tests cut
+	f.http.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			f.connections.Add(1)
+		}
+	}
 	f.http.StartTLS()
 	tb.Cleanup(f.http.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.http.Certificate().Raw})
@@ -102,6 +110,9 @@ func (f *Fake) Count(part string) (n int) {
 	}
 	return n
 }
+
+// Connections returns how many connections there have been.
+func (f *Fake) Connections() int64 { return f.connections.Load() }
 
 // Logins returns the bodies of the logins.
 func (f *Fake) Logins() []string {

@@ -39,6 +39,13 @@ func newServer(tb testing.TB, address, ca, root string) *Server {
 	return s
 }
 
+// As returns the same server with another token.
+func (s *Server) As(token string) *Server {
+	other := *s
+	other.Root = token
+	return &other
+}
+
 // Do makes a request as the administrator, with body as JSON unless it is nil,
 // and returns the answer. The test ends if the status is not below 300.
 func (s *Server) Do(tb testing.TB, method, path string, body any) map[string]any {
