@@ -40,10 +40,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Prefix == "" {
 		c.Prefix = DefaultPrefix
 	}
-	faults := []error{}
-	if err := c.Config.Check(); err != nil {
-		faults = append(faults, err.(interface{ Unwrap() []error }).Unwrap()...)
-	}
+	faults := c.Config.Faults()
 	if !vaultapi.ValidMount(c.Mount) {
 		faults = append(faults, fmt.Errorf("vault: mount: %q is no mount path", c.Mount))
 	}

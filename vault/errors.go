@@ -11,13 +11,11 @@ import (
 // What it refused, or does not have, is for the caller to look into first; here
 // it is unknown.
 func failed(op string, err error) error {
-	if vaultapi.KindOf(err) == vaultapi.Denied {
+	if vaultapi.Is(err, vaultapi.Denied) {
 		return fmt.Errorf("vault: %s: %w: %w", op, kms.ErrDenied, err)
 	}
 	return fmt.Errorf("vault: %s: %w: %w", op, kms.ErrUnavailable, err)
 }
-
-func is(err error, kind vaultapi.Kind) bool { return err != nil && vaultapi.KindOf(err) == kind }
 
 // malformed is for an answer that says something else than it should.
 func malformed(op string) error {

@@ -68,43 +68,20 @@ func everyCall(t *testing.T, r *vault.Root, encryption, authentication, cipherte
 }
 
 func TestFaultsOfTheServer(t *testing.T) {
-	answer := func(status int, body string) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) { vaulttest.Answer(w, status, body) }
-	}
-	for name, test := range map[string]struct {
-		fault func(http.ResponseWriter)
-		want  error
-	}{
-		"denied":              {answer(403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`), kms.ErrDenied},
-		"403 of a proxy":      {answer(403, `<html>`), kms.ErrUnavailable},
-		"sealed":              {answer(503, `{"errors":["Vault is sealed"]}`), kms.ErrUnavailable},
-		"throttled":           {answer(429, `{"errors":["quota"]}`), kms.ErrUnavailable},
-		"standby":             {answer(473, `{}`), kms.ErrUnavailable},
-		"precondition":        {answer(412, `{"errors":["state"]}`), kms.ErrUnavailable},
-		"failing":             {answer(500, `{"errors":["internal error"]}`), kms.ErrUnavailable},
-		"400 of a proxy":      {answer(400, `<html>bad request</html>`), kms.ErrUnavailable},
-		"404 of a proxy":      {answer(404, `not found`), kms.ErrUnavailable},
-		"no such mount":       {answer(404, `{"errors":["no handler for route \"transit\". route entry not found."]}`), kms.ErrUnavailable},
-		"nothing at any path": {answer(404, `{"errors":[]}`), kms.ErrUnavailable},
-		"everything is wrong": {answer(400, `{"errors":["no"]}`), kms.ErrUnavailable},
-		"cut":                 {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, kms.ErrUnavailable},
-		"another page":        {answer(200, `<html>welcome</html>`), kms.ErrUnavailable},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, broken := range vaulttest.AllBroken() {
+		t.Run(broken.Name, func(t *testing.T) {
 			t.Parallel()
 			f := vaulttest.NewFake(t)
 			r := initialised(t, tokenConfig(t, f.Server, f.Root))
 			encryption, authentication := newKey(t, r, kms.Encryption), newKey(t, r, kms.Authentication)
 			ciphertext, err := r.Encrypt(t.Context(), encryption, []byte("plaintext"), nil)
 			check(t, err)
-			f.SetFault(func(w http.ResponseWriter, q *http.Request) bool {
-				if strings.HasPrefix(q.URL.Path, "/v1/transit/") {
-					test.fault(w)
-					return true
-				}
-				return false
-			})
-			everyCall(t, r, encryption, authentication, ciphertext, test.want)
+			f.Break("transit", broken)
+			want := kms.ErrUnavailable
+			if broken.Denied {
+				want = kms.ErrDenied
+			}
+			everyCall(t, r, encryption, authentication, ciphertext, want)
 			f.SetFault(nil)
 			got, err := r.Decrypt(t.Context(), encryption, ciphertext, nil)
 			if err != nil || string(got) != "plaintext" {

@@ -53,7 +53,7 @@ func Init(ctx context.Context, cfg Config) (made Made, err error) {
 	}
 	defer r.Close()
 	made.RecordKeyName, made.StatusKeyName = r.recordKey(), r.statusKey()
-	if _, err := r.info(ctx, r.recordKey()); is(err, vaultapi.Absent) {
+	if _, err := r.info(ctx, r.recordKey()); vaultapi.Is(err, vaultapi.Absent) {
 		if err := r.checkFresh(ctx); err != nil {
 			return made, err
 		}
@@ -64,7 +64,7 @@ func Init(ctx context.Context, cfg Config) (made Made, err error) {
 	} else if err != nil {
 		return made, err
 	}
-	if _, err := r.info(ctx, r.statusKey()); is(err, vaultapi.Absent) {
+	if _, err := r.info(ctx, r.statusKey()); vaultapi.Is(err, vaultapi.Absent) {
 		if err := r.create(ctx, r.statusKey(), kms.Encryption); err != nil {
 			return made, err
 		}
@@ -85,7 +85,7 @@ const initTimeout = time.Minute
 func (r *Root) checkFresh(ctx context.Context) error {
 	var out struct{ Keys []string }
 	err := r.api.List(ctx, r.cfg.Mount+"/keys", &out)
-	if is(err, vaultapi.Absent) {
+	if vaultapi.Is(err, vaultapi.Absent) {
 		return nil // no keys at all
 	}
 	if err != nil {
@@ -115,7 +115,7 @@ func (r *Root) create(ctx context.Context, name string, purpose kms.Purpose) err
 func (r *Root) refusedInit(ctx context.Context, name string, cause error) error {
 	k, err := r.info(ctx, name)
 	switch {
-	case is(err, vaultapi.Absent):
+	case vaultapi.Is(err, vaultapi.Absent):
 		return &missingKeyError{name}
 	case err != nil:
 		return err
@@ -162,7 +162,7 @@ func (r *Root) examineInit(ctx context.Context) error {
 	}
 	for _, key := range []struct{ name, kind string }{{r.recordKey(), typeAuthentication}, {r.statusKey(), typeEncryption}} {
 		k, err := r.info(ctx, key.name)
-		if is(err, vaultapi.Absent) {
+		if vaultapi.Is(err, vaultapi.Absent) {
 			return &missingKeyError{key.name}
 		}
 		if err != nil {
@@ -179,7 +179,7 @@ func (r *Root) examineInit(ctx context.Context) error {
 func (r *Root) tryStatusKey(ctx context.Context) error {
 	plaintext, additionalData := []byte(rand.Text()), []byte("keygate status")
 	ciphertext, err := r.encrypt(ctx, r.statusKey(), plaintext, additionalData)
-	if is(err, vaultapi.Refused) {
+	if vaultapi.Is(err, vaultapi.Refused) {
 		return r.refusedInit(ctx, r.statusKey(), err)
 	}
 	if err != nil {

@@ -153,7 +153,7 @@ func (r *Root) tryEncryption(ctx context.Context, h keyHandle, imported []byte) 
 	if err == nil {
 		return h, fmt.Errorf("vault: the server does not bind associated_data: %w", kms.ErrUnsupported)
 	}
-	if !is(err, vaultapi.Refused) {
+	if !vaultapi.Is(err, vaultapi.Refused) {
 		return h, err
 	}
 	return h, nil
@@ -246,7 +246,7 @@ func (r *Root) destroy(ctx context.Context, name string) error {
 // gone reports whether it is sure that a transit key is not there, and that this
 // is the root's mount.
 func (r *Root) gone(ctx context.Context, name string) bool {
-	if _, err := r.info(ctx, name); !is(err, vaultapi.Absent) {
+	if _, err := r.info(ctx, name); !vaultapi.Is(err, vaultapi.Absent) {
 		return false
 	}
 	_, err := r.info(ctx, r.recordKey())

@@ -103,9 +103,9 @@ func (r *Root) examine(ctx context.Context, h keyHandle) error {
 	}
 	plaintext, err := r.decrypt(ctx, h.name, h.check, checkData(h.id))
 	switch {
-	case is(err, vaultapi.Refused) && k.MinDecryption > 1:
+	case vaultapi.Is(err, vaultapi.Refused) && k.MinDecryption > 1:
 		return fmt.Errorf("vault: min_decryption_version of the transit key %s is %d: it does not open what version 1 made: %w", h.name, k.MinDecryption, kms.ErrDenied)
-	case is(err, vaultapi.Refused) || err == nil && len(plaintext) != 0:
+	case vaultapi.Is(err, vaultapi.Refused) || err == nil && len(plaintext) != 0:
 		return fmt.Errorf("vault: the transit key %s is another one than the handle's: %w", h.name, kms.ErrCorrupt)
 	case err != nil:
 		return err
@@ -117,7 +117,7 @@ func (r *Root) examine(ctx context.Context, h keyHandle) error {
 // lookUp returns what transit says of the key of h, if it is as it must be.
 func (r *Root) lookUp(ctx context.Context, h keyHandle) (keyInfo, error) {
 	k, err := r.info(ctx, h.name)
-	if is(err, vaultapi.Absent) {
+	if vaultapi.Is(err, vaultapi.Absent) {
 		return k, r.missing(ctx, h.name)
 	}
 	if err != nil {
@@ -135,7 +135,7 @@ func (r *Root) missing(ctx context.Context, name string) error {
 	if err == nil {
 		return fmt.Errorf("vault: the transit key %s is gone, and the root's other keys are there: %w", name, kms.ErrCorrupt)
 	}
-	if is(err, vaultapi.Absent) {
+	if vaultapi.Is(err, vaultapi.Absent) {
 		return &missingKeyError{r.recordKey()}
 	}
 	return err

@@ -106,7 +106,7 @@ func (r *Root) Encrypt(ctx context.Context, handle, plaintext, additionalData []
 		return nil, err
 	}
 	ciphertext, err := r.encrypt(ctx, h.name, plaintext, additionalData)
-	if is(err, vaultapi.Refused) {
+	if vaultapi.Is(err, vaultapi.Refused) {
 		return nil, r.refusedUse(ctx, h, "encrypt", err)
 	}
 	return ciphertext, err
@@ -146,7 +146,7 @@ func (r *Root) Decrypt(ctx context.Context, handle, ciphertext, additionalData [
 		return nil, fmt.Errorf("vault: decrypt %d bytes with %d of additional data: %w", len(ciphertext), len(additionalData), kms.ErrCiphertext)
 	}
 	plaintext, err := r.decrypt(ctx, h.name, ciphertext, additionalData)
-	if !is(err, vaultapi.Refused) {
+	if !vaultapi.Is(err, vaultapi.Refused) {
 		return plaintext, err
 	}
 	if err := r.examine(ctx, h); err != nil {
@@ -176,7 +176,7 @@ func (r *Root) decrypt(ctx context.Context, name string, ciphertext, additionalD
 func (r *Root) MAC(ctx context.Context, handle, message []byte) (mac [kms.MACSize]byte, err error) {
 	if handle == nil {
 		macs, err := r.macs(ctx, r.recordKey(), message)
-		if is(err, vaultapi.Refused) {
+		if vaultapi.Is(err, vaultapi.Refused) {
 			return mac, r.refusedInit(ctx, r.recordKey(), err)
 		}
 		if err != nil {
@@ -189,7 +189,7 @@ func (r *Root) MAC(ctx context.Context, handle, message []byte) (mac [kms.MACSiz
 		return mac, err
 	}
 	macs, err := r.macs(ctx, h.name, message, checkData(h.id))
-	if is(err, vaultapi.Refused) {
+	if vaultapi.Is(err, vaultapi.Refused) {
 		return mac, r.refusedUse(ctx, h, "hmac", err)
 	}
 	if err != nil {

@@ -2,8 +2,6 @@ package vault_test
 
 import (
 	"log/slog"
-	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,20 +30,9 @@ func TestRootOnVaultWithTheDocumentedRights(t *testing.T) {
 	roottest.Run(t, func(t *testing.T) kms.Root { return open(t, appRoleConfig(t, core.Server, roleID, secretID)) })
 }
 
-// documented returns a policy of docs/root-vault.md: the block of HCL after the
-// mark.
 func documented(t *testing.T, mark string) string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/root-vault.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(text), "<!-- policy: "+mark+" -->\n\n```hcl\n")
-	policy, _, ended := strings.Cut(rest, "```")
-	if !ok || !ended || !strings.Contains(policy, "capabilities") {
-		t.Fatalf("docs/root-vault.md has no policy %q", mark)
-	}
-	return policy
+	return vaulttest.Documented(t, "../docs/root-vault.md", mark)
 }
 
 func serverConfig(s *vaulttest.Server, auth vaultapi.Auth) vault.Config {

@@ -52,7 +52,7 @@ func deletedPath(name string) string { return "deleted/" + name }
 func (s *Store) read(ctx context.Context, path string) (*entry, error) {
 	e := new(entry)
 	err := s.api.Read(ctx, s.path("data", path), e)
-	if is(err, vaultapi.Absent) {
+	if vaultapi.Is(err, vaultapi.Absent) {
 		return nil, removed(err, path)
 	}
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *Store) write(ctx context.Context, path string, data content, after int)
 	}{map[string]int{"cas": after}, data}
 	var made metadata
 	err := s.api.WriteOnce(ctx, s.path("data", path), in, &made)
-	if is(err, vaultapi.Refused) {
+	if vaultapi.Is(err, vaultapi.Refused) {
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
 	if err != nil {

@@ -59,38 +59,18 @@ func newStore(t *testing.T, cfg vaultkv.Config) (*vaultkv.Store, keystore.Revisi
 }
 
 func TestFaultsOfTheServer(t *testing.T) {
-	answer := func(status int, body string) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) { vaulttest.Answer(w, status, body) }
-	}
-	for name, test := range map[string]struct {
-		fault func(http.ResponseWriter)
-		want  error
-	}{
-		"denied":              {answer(403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`), keystore.ErrDenied},
-		"sealed":              {answer(503, `{"errors":["Vault is sealed"]}`), keystore.ErrUnavailable},
-		"throttled":           {answer(429, `{"errors":["quota"]}`), keystore.ErrUnavailable},
-		"failing":             {answer(500, `{"errors":["internal error"]}`), keystore.ErrUnavailable},
-		"400 of a proxy":      {answer(400, `<html>bad request</html>`), keystore.ErrUnavailable},
-		"404 of a proxy":      {answer(404, `not found`), keystore.ErrUnavailable},
-		"no such mount":       {answer(404, `{"errors":["no handler for route \"secret\". route entry not found."]}`), keystore.ErrUnavailable},
-		"nothing at any path": {answer(404, `{"errors":[]}`), keystore.ErrUnavailable},
-		"refused":             {answer(400, `{"errors":["no"]}`), keystore.ErrUnavailable},
-		"cut":                 {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, keystore.ErrUnavailable},
-		"another page":        {answer(200, `<html>welcome</html>`), keystore.ErrUnavailable},
-		"KV version 1":        {answer(200, `{"data":{"record":"AAAA"}}`), keystore.ErrUnavailable},
-	} {
-		t.Run(name, func(t *testing.T) {
+	version1 := vaulttest.Broken{Name: "KV version 1", Answer: func(w http.ResponseWriter) { vaulttest.Answer(w, 200, `{"data":{"record":"AAAA"}}`) }}
+	for _, broken := range append(vaulttest.AllBroken(), version1) {
+		t.Run(broken.Name, func(t *testing.T) {
 			t.Parallel()
 			f := vaulttest.NewFake(t)
 			s, rev := newStore(t, tokenConfig(t, f.Server, f.Root, "keygate"))
-			f.SetFault(func(w http.ResponseWriter, r *http.Request) bool {
-				if strings.HasPrefix(r.URL.Path, "/v1/secret/") {
-					test.fault(w)
-					return true
-				}
-				return false
-			})
-			everyCall(t, s, rev, test.want)
+			f.Break("secret", broken)
+			want := keystore.ErrUnavailable
+			if broken.Denied {
+				want = keystore.ErrDenied
+			}
+			everyCall(t, s, rev, want)
 			f.SetFault(nil)
 			got, again, err := s.Get(t.Context(), "app")
 			if err != nil || string(got) != "record" || again != rev {

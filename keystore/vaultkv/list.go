@@ -60,7 +60,7 @@ func (s *Store) list(ctx context.Context, prefix, after string, n int) ([]string
 func (s *Store) names(ctx context.Context, path string) ([]string, error) {
 	var out struct{ Keys []string }
 	err := s.api.List(ctx, s.path("metadata", path), &out)
-	if is(err, vaultapi.Absent) {
+	if vaultapi.Is(err, vaultapi.Absent) {
 		return nil, nil
 	}
 	if err != nil {

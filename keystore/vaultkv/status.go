@@ -3,6 +3,7 @@ package vaultkv
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/keygate/keygate/keystore"
@@ -57,7 +58,7 @@ func isCorrupt(err error) bool { return errors.Is(err, keystore.ErrCorrupt) }
 // the path. A path that holds records but no identity is refused. To do it again
 // changes nothing.
 func Init(ctx context.Context, cfg Config, identity string) error {
-	s, err := Open(cfg, identity, nil)
+	s, err := Open(cfg, identity, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (s *Store) init(ctx context.Context) error {
 func (s *Store) claim(ctx context.Context) error {
 	var out struct{ Keys []string }
 	err := s.api.List(ctx, s.path("metadata", "records"), &out)
-	if err != nil && !is(err, vaultapi.Absent) {
+	if err != nil && !vaultapi.Is(err, vaultapi.Absent) {
 		return failed(err)
 	}
 	if len(out.Keys) > 0 {

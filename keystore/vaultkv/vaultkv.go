@@ -54,10 +54,7 @@ func (c Config) Check() error {
 
 func (c Config) withDefaults() (Config, error) {
 	c.Mount, c.Path = cmp.Or(c.Mount, DefaultMount), cmp.Or(c.Path, DefaultPath)
-	faults := []error{}
-	if err := c.Config.Check(); err != nil {
-		faults = append(faults, err.(interface{ Unwrap() []error }).Unwrap()...)
-	}
+	faults := c.Config.Faults()
 	if !vaultapi.ValidMount(c.Mount) {
 		faults = append(faults, fmt.Errorf("vaultkv: mount: %q is no mount path", c.Mount))
 	}
@@ -116,13 +113,11 @@ func (s *Store) Close() error { return s.api.Close() }
 // failed. What the server refused or does not have is for the caller to look
 // into first; here it is unknown.
 func failed(err error) error {
-	if vaultapi.KindOf(err) == vaultapi.Denied {
+	if vaultapi.Is(err, vaultapi.Denied) {
 		return fmt.Errorf("%w: %w", keystore.ErrDenied, err)
 	}
 	return fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 }
-
-func is(err error, kind vaultapi.Kind) bool { return err != nil && vaultapi.KindOf(err) == kind }
 
 func unavailable(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{keystore.ErrUnavailable}, args...)...)

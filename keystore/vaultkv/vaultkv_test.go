@@ -3,7 +3,6 @@ package vaultkv_test
 import (
 	"crypto/rand"
 	"log/slog"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -39,20 +38,10 @@ func TestStoreOnVaultWithTheDocumentedRights(t *testing.T) {
 	}})
 }
 
-// documented returns a policy of docs/keystore-vault.md, the block of HCL after
-// the mark, for another path.
+// documented returns a policy of docs/keystore-vault.md, for another path.
 func documented(t *testing.T, mark, path string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/keystore-vault.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(text), "<!-- policy: "+mark+" -->\n\n```hcl\n")
-	policy, _, ended := strings.Cut(rest, "```")
-	if !ok || !ended || !strings.Contains(policy, "/keygate/") {
-		t.Fatalf("docs/keystore-vault.md has no policy %q", mark)
-	}
-	return strings.ReplaceAll(policy, "/keygate/", "/"+path+"/")
+	return strings.ReplaceAll(vaulttest.Documented(t, "../../docs/keystore-vault.md", mark), "/keygate/", "/"+path+"/")
 }
 
 func tokenConfig(t *testing.T, s *vaulttest.Server, token, path string) vaultkv.Config {

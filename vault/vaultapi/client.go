@@ -58,7 +58,7 @@ func (c *Client) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "vaultapi.Client(%
 // New returns a client. It reads the TLS files and connects to nothing: the
 // first call logs in. A nil logger means slog.Default.
 func New(cfg Config, log *slog.Logger) (*Client, error) {
-	if err := cfg.Check(); err != nil {
+	if err := errors.Join(cfg.Faults()...); err != nil {
 		return nil, err
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)

@@ -9,7 +9,6 @@ package vaultapi
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -96,10 +95,9 @@ type Cert struct {
 	Role string `yaml:"role,omitempty"`
 }
 
-// Check reports what is wrong with c, without connecting: errors, joined, each
-// of the form "vaultapi: field: text".
-func (c Config) Check() error {
-	var faults []error
+// Faults returns what is wrong with c, without connecting: errors of the form
+// "vaultapi: field: text".
+func (c Config) Faults() (faults []error) {
 	refuse := func(bad bool, format string, args ...any) {
 		if bad {
 			faults = append(faults, fmt.Errorf("vaultapi: "+format, args...))
@@ -122,7 +120,7 @@ func (c Config) Check() error {
 		refuse(c.TLS.Cert == "", "auth.cert: it needs tls.cert and tls.key")
 		refuse(!ValidMount(cmp.Or(a.Mount, DefaultCertMount)), "auth.cert.mount: %q is no mount path", a.Mount)
 	}
-	return errors.Join(faults...)
+	return faults
 }
 
 func (a Auth) methods() (n int) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -73,6 +74,9 @@ func KindOf(err error) Kind {
 	return Unavailable
 }
 
+// Is reports whether err is an error and means kind.
+func Is(err error, kind Kind) bool { return err != nil && KindOf(err) == kind }
+
 // errClosed is the cause of each call after Close.
 var errClosed = errors.New("client is closed")
 
@@ -91,7 +95,10 @@ func failed(ctx context.Context, op string, header http.Header, err error) *Erro
 		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 			err = fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
-		e.cause, e.again = err, true
+		e.cause, e.again = err, !errors.Is(err, errTooLarge)
+		if d, ok := errors.AsType[*net.OpError](err); ok && d.Op == "dial" {
+			e.early = true // nothing was sent
+		}
 		return e
 	}
 	e.Status = answer.StatusCode

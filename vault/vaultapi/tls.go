@@ -56,7 +56,7 @@ func newTransport(c *tls.Config) *http.Transport {
 		MaxConnsPerHost:        maxConnections,
 		MaxIdleConns:           maxConnections,
 		MaxIdleConnsPerHost:    maxConnections,
-		IdleConnTimeout:        time.Minute,
+		IdleConnTimeout:        30 * time.Second, // before a load balancer closes it: a write that meets that is not repeated
 		MaxResponseHeaderBytes: 64 << 10,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -92,6 +93,22 @@ func (s *Server) Try(tb testing.TB, method, path string, body any) (status int, 
 func Data(answer map[string]any) map[string]any {
 	data, _ := answer["data"].(map[string]any)
 	return data
+}
+
+// Documented returns a policy of a page of the documentation: the block of HCL
+// after the mark.
+func Documented(tb testing.TB, page, mark string) string {
+	tb.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		tb.Fatal("vaulttest: ", err)
+	}
+	_, rest, ok := strings.Cut(string(text), "<!-- policy: "+mark+" -->\n\n```hcl\n")
+	policy, _, ended := strings.Cut(rest, "```")
+	if !ok || !ended || !strings.Contains(policy, "capabilities") {
+		tb.Fatalf("vaulttest: %s has no policy %q", page, mark)
+	}
+	return policy
 }
 
 // TokenFile writes token to a file that only this user may read, and returns its
