@@ -429,7 +429,9 @@ func TestAFaultThatPassesIsNotSeen(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := vaulttest.NewFake(t)
-			c := client(t, config(f, appRole(t)))
+			cfg := config(f, appRole(t))
+			cfg.Timeout = 10 * time.Second
+			c := client(t, cfg)
 			n := answers(f, fault, fault)
 			start := time.Now()
 			check(t, random(t.Context(), c))
