@@ -67,7 +67,7 @@ func (c *Client) login(ctx context.Context) (*lease, error) {
 
 func (c *Client) loginAt(ctx context.Context, mount string, body any) (*lease, error) {
 	start := time.Now()
-	answer, err := c.exchange(ctx, "", request{method: methodWrite, path: "auth/" + mount + "/login", in: body, silent: true})
+	answer, err := c.exchange(ctx, c.logins, "", request{method: methodWrite, path: "auth/" + mount + "/login", in: body, silent: true})
 	if err != nil {
 		return nil, loginError(err)
 	}
@@ -95,7 +95,7 @@ func (c *Client) lookUp(ctx context.Context, token string) (*lease, error) {
 		Renewable bool    `json:"renewable"`
 	}
 	start := time.Now()
-	answer, err := c.exchange(ctx, token, request{method: methodRead, path: "auth/token/lookup-self"})
+	answer, err := c.exchange(ctx, c.logins, token, request{method: methodRead, path: "auth/token/lookup-self"})
 	if err != nil && err.Kind == Denied {
 		return &lease{token: token, since: start}, nil
 	}
@@ -116,7 +116,7 @@ func (c *Client) lookUp(ctx context.Context, token string) (*lease, error) {
 // life is a lease that ends when l does.
 func (c *Client) renew(ctx context.Context, l *lease) (*lease, error) {
 	start := time.Now()
-	answer, err := c.exchange(ctx, l.token, request{method: methodWrite, path: "auth/token/renew-self", in: struct{}{}, silent: true})
+	answer, err := c.exchange(ctx, c.logins, l.token, request{method: methodWrite, path: "auth/token/renew-self", in: struct{}{}, silent: true})
 	if err != nil {
 		return nil, err
 	}
@@ -134,13 +134,13 @@ func (c *Client) renew(ctx context.Context, l *lease) (*lease, error) {
 // valid reports whether the server knows the token of l. denied: it does not, or
 // the token may not ask.
 func (c *Client) valid(ctx context.Context, l *lease) (ok, denied bool) {
-	_, err := c.exchange(ctx, l.token, request{method: methodRead, path: "auth/token/lookup-self"})
+	_, err := c.exchange(ctx, c.logins, l.token, request{method: methodRead, path: "auth/token/lookup-self"})
 	return err == nil, err != nil && err.Kind == Denied
 }
 
 // revoke ends the token of l, as far as it can be: it ends by itself in time.
 func (c *Client) revoke(ctx context.Context, l *lease) {
-	c.exchange(ctx, l.token, request{method: methodWrite, path: "auth/token/revoke-self", in: struct{}{}, silent: true})
+	c.exchange(ctx, c.logins, l.token, request{method: methodWrite, path: "auth/token/revoke-self", in: struct{}{}, silent: true})
 }
 
 const (

@@ -20,12 +20,18 @@ import (
 // A Client is one login at a server. Every method is safe for concurrent use.
 // Make one with New.
 type Client struct {
-	cfg       Config
-	log       *slog.Logger
+	cfg     Config
+	log     *slog.Logger
+	calls   connections
+	logins  connections // of the session: a login does not wait for the calls that wait for it
+	session *session
+	stats   counters
+}
+
+// connections are what requests are made on: at most maxConnections at a time.
+type connections struct {
 	api       *api.Client
 	transport *http.Transport
-	session   *session
-	stats     counters
 }
 
 type counters struct{ requests, retries, logins, loginFailures, renewals, renewalFailures, lookups atomic.Uint64 }
@@ -62,16 +68,26 @@ func New(cfg Config, log *slog.Logger) (*Client, error) {
 		return nil, err
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
-	tlsConfig, err := cfg.TLS.config()
-	if err != nil {
+	c := &Client{cfg: cfg, log: cmp.Or(log, slog.Default())}
+	var err error
+	if c.calls, err = newConnections(cfg); err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, log: cmp.Or(log, slog.Default()), transport: newTransport(tlsConfig)}
-	if c.api, err = newAPI(cfg, c.transport); err != nil {
+	if c.logins, err = newConnections(cfg); err != nil {
 		return nil, err
 	}
 	c.session = newSession(c)
 	return c, nil
+}
+
+func newConnections(cfg Config) (connections, error) {
+	tlsConfig, err := cfg.TLS.config()
+	if err != nil {
+		return connections{}, err
+	}
+	transport := newTransport(tlsConfig)
+	client, err := newAPI(cfg, transport)
+	return connections{client, transport}, err
 }
 
 // newAPI undoes what api.NewClient takes from the environment.
@@ -99,7 +115,8 @@ func newAPI(cfg Config, transport *http.Transport) (*api.Client, error) {
 // Close ends the login and gives the token back. Calls after it are refused.
 func (c *Client) Close() error {
 	c.session.close()
-	c.transport.CloseIdleConnections()
+	c.calls.transport.CloseIdleConnections()
+	c.logins.transport.CloseIdleConnections()
 	return nil
 }
 
@@ -164,7 +181,7 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 	}
 	relogged := false
 	for try := 1; ; try++ {
-		answer, failure := c.exchange(ctx, l.token, r)
+		answer, failure := c.exchange(ctx, c.calls, l.token, r)
 		if failure == nil {
 			return answer.decode(r.op(), out)
 		}
@@ -240,8 +257,9 @@ func (a *answer) decode(op string, out any) error {
 	return nil
 }
 
-// exchange makes one request with token, which may be empty.
-func (c *Client) exchange(ctx context.Context, token string, r request) (*answer, *Error) {
+// exchange makes one request, on some connections, with token, which may be
+// empty.
+func (c *Client) exchange(ctx context.Context, on connections, token string, r request) (*answer, *Error) {
 	c.stats.requests.Add(1)
 	var body []byte
 	if r.in != nil {
@@ -251,7 +269,7 @@ func (c *Client) exchange(ctx context.Context, token string, r request) (*answer
 			return nil, &Error{Op: r.op(), cause: errors.New("the request cannot be written as JSON")}
 		}
 	}
-	resp, err := c.send(ctx, token, r, body)
+	resp, err := on.send(ctx, token, r, body)
 	var header http.Header
 	if resp != nil {
 		header = resp.Header
@@ -276,7 +294,7 @@ func (c *Client) exchange(ctx context.Context, token string, r request) (*answer
 
 // send has the API client make the request. On a redirect it writes the body
 // anew from Obj, which its raw calls do not set.
-func (c *Client) send(ctx context.Context, token string, r request, body []byte) (*api.Response, error) {
+func (c connections) send(ctx context.Context, token string, r request, body []byte) (*api.Response, error) {
 	logical := c.api.WithRequestCallbacks(func(req *api.Request) {
 		req.ClientToken = token
 		if body != nil {
