@@ -106,7 +106,8 @@ roots() {
 		fi
 	done <<-'ROOTS'
 		hsm TestRoot PKCS#11, on SoftHSM2
-		vault TestRoot Vault transit, the real core of make test-vault
+		vault TestRootOnTheFake Vault transit, on a fake at the wire
+		vault TestRootOnVaultWithTheDocumentedRights Vault transit, on a real core, which make test-vault builds
 		local TestRoot a file
 		awskms TestRoot AWS KMS, one KMS key for all named keys, on moto (or AWS)
 		awskms TestRootAtLocalKMS AWS KMS, one KMS key for all named keys, on local-kms
