@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-roots test-stores lint fuzz vuln bench allocs pgo clean
+.PHONY: help build run demo test test-roots test-stores test-vault lint fuzz vuln bench allocs pgo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test-roots: ## pass the suite of roots of trust on each that there is, and say w
 
 test-stores: ## pass the suite of key stores on each kind, with real servers, and say what was skipped
 	@scripts/test-stores.sh
+
+test-vault: ## pass the tests of the Vault drivers on a real Vault core, which is built first (minutes, once)
+	@scripts/packages.sh test
+	@scripts/test.sh vault
 
 lint: ## look at the code: gofmt, go vet, staticcheck
 	@scripts/packages.sh build

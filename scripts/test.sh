@@ -9,6 +9,8 @@
 #   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
 #   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
+#   vault  what uses Vault, with the race detector, on a real Vault core, which
+#          is built if it is not there; race and fips use one that is
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
@@ -42,12 +44,30 @@ tests() {
 	$go test -p 1 "$@" ./...
 }
 
+# find_vault has the tests use a real Vault core if one is built.
+find_vault() {
+	if [ -z "${KEYGATE_TEST_VAULT:-}" ]; then
+		KEYGATE_TEST_VAULT=$(scripts/vault.sh path) || say "the real Vault core is not built: its tests are SKIPPED, those on the fake run; make test-vault builds it and runs them"
+		export KEYGATE_TEST_VAULT
+	fi
+}
+
+vault() {
+	KEYGATE_TEST_VAULT=$(scripts/vault.sh build)
+	export KEYGATE_TEST_VAULT
+	say tests on a real Vault core
+	KEYGATE_LONG=1 $go test -p 1 -race -count 1 ./vault/... ./keystore/vaultkv/
+	$go test -count 1 -run Vault ./cmd/keygate/
+}
+
 race() {
+	find_vault
 	say tests with the race detector
 	tests -race
 }
 
 fips() {
+	find_vault
 	say tests in FIPS 140-3 mode
 	GOFIPS140=certified GOEXPERIMENT=runtimesecret GODEBUG=fips140=only tests
 }
@@ -86,6 +106,8 @@ roots() {
 		fi
 	done <<-'ROOTS'
 		hsm TestRoot PKCS#11, on SoftHSM2
+		vault TestRootOnTheFake Vault transit, on a fake at the wire
+		vault TestRootOnVaultWithTheDocumentedRights Vault transit, on a real core, which make test-vault builds
 		local TestRoot a file
 		awskms TestRoot AWS KMS, one KMS key for all named keys, on moto (or AWS)
 		awskms TestRootAtLocalKMS AWS KMS, one KMS key for all named keys, on local-kms
@@ -106,9 +128,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln | roots) $part ;;
+	lint | race | fips | fuzz | vuln | vault | roots) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln|roots..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots..." >&2
 		exit 2
 		;;
 	esac

@@ -100,7 +100,7 @@ const onlyFS = " is not supported: write keystore.fs.path; records tell nothing 
 // not or has elsewhere.
 var hints = map[string]string{
 	"cache.expiry":      "cache.expiry is one duration, such as 5s, after which the key store is asked again; there is no any and no unused, as no master key is cached, and offline is cache.offline",
-	"keystore.vault":    "keystore.vault" + onlyFS,
+	"keystore.vault":    "keystore.vault is not as in KES, since records are not secret: it has address, namespace, mount, path, timeout, tls and auth (docs/keystore-vault.md)",
 	"keystore.aws":      "keystore.aws is keystore.secretsmanager here, with keys of its own: records tell nothing to who reads them, as the root of trust wraps the keys in them",
 	"keystore.gcp":      "keystore.gcp" + onlyFS,
 	"keystore.azure":    "keystore.azure" + onlyFS,

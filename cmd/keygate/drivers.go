@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,10 @@ import (
 	"github.com/keygate/keygate/keystore/memory"
 	"github.com/keygate/keygate/keystore/postgres"
 	"github.com/keygate/keygate/keystore/secretsmanager"
+	"github.com/keygate/keygate/keystore/vaultkv"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/local"
+	"github.com/keygate/keygate/vault"
 )
 
 type keyStoreSection struct {
@@ -26,13 +29,15 @@ type keyStoreSection struct {
 	Memory   *struct{}              `yaml:"memory"`
 	Etcd     *etcd.Config           `yaml:"etcd"`
 	Postgres *postgres.Config       `yaml:"postgres"`
+	Vault    *vaultkv.Config        `yaml:"vault"`
 	AWS      *secretsmanager.Config `yaml:"secretsmanager"`
 }
 
 type rootSection struct {
 	PKCS11 *hsm.Config    `yaml:"pkcs11"`
-	Local  *local.Config  `yaml:"local"`
+	Vault  *vault.Config  `yaml:"vault"`
 	AWSKMS *awskms.Config `yaml:"awskms"`
+	Local  *local.Config  `yaml:"local"`
 }
 
 // A driver is one kind of root of trust or of key store: a section of the file,
@@ -93,6 +98,21 @@ var roots = []driver[kms.Root]{
 		},
 		init: func(ctx context.Context, c *configuration) error {
 			_, err := awskms.Init(ctx, *c.Root.AWSKMS, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			return err
+		},
+	},
+	{
+		name:       "vault",
+		configured: func(f *file) bool { return f.Root.Vault != nil },
+		check:      func(f *file) error { return f.Root.Vault.Check() },
+		about: func(f *file) []any {
+			return []any{"address", f.Root.Vault.Address, "mount", cmp.Or(f.Root.Vault.Mount, vault.DefaultMount), "prefix", cmp.Or(f.Root.Vault.Prefix, vault.DefaultPrefix)}
+		},
+		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
+			return vault.Open(ctx, *c.Root.Vault, log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			_, err := vault.Init(ctx, *c.Root.Vault)
 			return err
 		},
 	},
@@ -161,6 +181,20 @@ var keyStores = []driver[keystore.Store]{
 		},
 		init: func(ctx context.Context, c *configuration) error {
 			return secretsmanager.Init(ctx, *c.KeyStore.AWS, c.cluster.String())
+		},
+	},
+	{
+		name:       "vault",
+		configured: func(f *file) bool { return f.KeyStore.Vault != nil },
+		check:      func(f *file) error { return f.KeyStore.Vault.Check() },
+		about: func(f *file) []any {
+			return []any{"address", f.KeyStore.Vault.Address, "mount", cmp.Or(f.KeyStore.Vault.Mount, vaultkv.DefaultMount), "path", cmp.Or(f.KeyStore.Vault.Path, vaultkv.DefaultPath)}
+		},
+		open: func(_ context.Context, c *configuration, log *slog.Logger) (keystore.Store, error) {
+			return vaultkv.Open(*c.KeyStore.Vault, c.cluster.String(), log)
+		},
+		init: func(ctx context.Context, c *configuration) error {
+			return vaultkv.Init(ctx, *c.KeyStore.Vault, c.cluster.String())
 		},
 	},
 }

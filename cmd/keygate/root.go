@@ -16,7 +16,9 @@ func newRootInitCommand() *cobra.Command {
 		Use:   "init --config FILE",
 		Short: "Make what the root of trust of a configuration needs",
 		Long: `Make what the root of trust of a configuration needs before a gateway can use it:
-for root.local the file of the root key, for root.awskms two KMS keys. The root keys of a PKCS#11 token are made
+for root.local the file of the root key, for root.awskms two KMS keys, for
+root.vault two transit keys (log in with other rights than a gateway has:
+docs/root-vault.md). The root keys of a PKCS#11 token are made
 by "keygate hsm init".
 
 What is there is never overwritten, and to do it again changes nothing. Make a
