@@ -261,8 +261,12 @@ func checkFiles(t *testing.T, r *release) {
 			t.Errorf("the configuration is %s, mounted is %s", r.config.Name, v.ConfigMap.Name)
 		}
 	}
-	if !slices.Contains(c.Command, "/etc/keygate/config/config.yaml") {
+	if !slices.Contains(c.Command, "--config=/etc/keygate/config/config.yaml") {
 		t.Errorf("the command is %q", c.Command)
+	}
+	pin := strings.Contains(r.config.Data["config.yaml"], "pkcs11:")
+	if remembers := slices.Contains(c.Command, "--pin-refused=/tmp/pin-refused"); remembers != pin {
+		t.Errorf("a PIN: %v; a refusal is remembered: %v", pin, remembers)
 	}
 }
 

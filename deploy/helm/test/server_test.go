@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,7 +58,7 @@ func (h *host) path(inPod string) string { return h.dir + inPod }
 // here returns a text with the pod's paths as those of this host.
 func (h *host) here(text string) string {
 	text = strings.ReplaceAll(text, "/usr/local/bin/keygate", h.prog)
-	return regexp.MustCompile(`/(etc|var/lib)/keygate\b`).ReplaceAllString(text, h.dir+"$0")
+	return regexp.MustCompile(`/(etc|var/lib)/keygate\b|/tmp/pin-refused\b`).ReplaceAllString(text, h.dir+"$0")
 }
 
 func (h *host) command(args ...string) *exec.Cmd {
@@ -144,7 +145,7 @@ func startFiles(t *testing.T, edits map[string]any) (*host, *release) {
 	port := freePort(t)
 	all := map[string]any{
 		"port": port, "probes.identity": h.prober(),
-		"config.root.pkcs11.module": "/usr/lib/softhsm/libsofthsm2.so",
+		"config.root.pkcs11.module": softHSM(t),
 	}
 	for k, v := range edits {
 		all[k] = v
@@ -220,6 +221,43 @@ func (h *host) probe(p *corev1.Probe) error {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
+}
+
+// A wrong PIN is tried once, however often the container is started again.
+func TestWrongPINIsTriedOnce(t *testing.T) {
+	h := newHost(t)
+	r := install(t, values(t, chartDir+"/examples/files.yaml", map[string]any{
+		"probes.identity": h.prober(), "config.root.pkcs11.module": softHSM(t)}), true)
+	h.write(r)
+	h.token()
+	check(t, os.Mkdir(h.path("/tmp"), 0o700))
+	pin := h.path("/etc/keygate/pin/pin")
+	check(t, os.WriteFile(pin+".wrong", []byte("0000"), 0o400))
+	check(t, os.Rename(pin+".wrong", pin))
+	_, c := r.pod()
+	for start := range 5 {
+		out, err := h.command(h.args(c.Command)...).CombinedOutput()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.ExitCode() != 3 {
+			t.Fatalf("start %d: %v\n%s", start, err, out)
+		}
+		if again := strings.Contains(string(out), "it is not tried again"); again != (start > 0) {
+			t.Errorf("start %d: %s", start, out)
+		}
+	}
+}
+
+// softHSM returns the path of SoftHSM's module.
+func softHSM(t *testing.T) string {
+	t.Helper()
+	places, _ := filepath.Glob("/usr/lib/*/softhsm/libsofthsm2.so") // the pattern is right
+	for _, path := range append(places, os.Getenv("SOFTHSM2_MODULE"), "/usr/lib/softhsm/libsofthsm2.so") {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	skip(t, "there is no libsofthsm2.so")
+	return ""
 }
 
 // until repeats a probe until it succeeds, as often as kubelet would.
