@@ -24,6 +24,7 @@ func TestExamples(t *testing.T) {
 			r := install(t, v, true)
 			checkSelectors(t, r)
 			checkPorts(t, r)
+			checkProbes(t, r, v["probes"].(map[string]any)["rootPerPod"] == true)
 			checkMounts(t, r)
 			checkSecurity(t, r)
 			checkEnding(t, r)
@@ -103,8 +104,20 @@ func checkPorts(t *testing.T, r *release) {
 		if probe == nil || probe.Exec == nil || !slices.Contains(probe.Exec.Command, "--server=127.0.0.1:"+port) {
 			t.Errorf("the probe %s asks elsewhere: %+v", name, probe)
 		}
-		if live := slices.Contains(probe.Exec.Command, "--live"); live != (name != "ready") {
+	}
+}
+
+// checkProbes: liveness depends on the process alone. Whether the root answers is
+// asked at the start, so that a rolling update stops, or all the time.
+func checkProbes(t *testing.T, r *release, rootPerPod bool) {
+	_, c := r.pod()
+	for name, want := range map[string]bool{"live": true, "startup": rootPerPod, "ready": !rootPerPod} {
+		probe := map[string]*corev1.Probe{"live": c.LivenessProbe, "ready": c.ReadinessProbe, "startup": c.StartupProbe}[name]
+		if live := slices.Contains(probe.Exec.Command, "--live"); live != want {
 			t.Errorf("the probe %s has --live: %v", name, live)
+		}
+		if limit := fmt.Sprintf("--timeout=%ds", probe.TimeoutSeconds-1); !slices.Contains(probe.Exec.Command, limit) {
+			t.Errorf("the probe %s is ended after %d s, and runs with %q", name, probe.TimeoutSeconds, probe.Exec.Command)
 		}
 	}
 }

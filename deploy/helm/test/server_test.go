@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -273,32 +274,37 @@ func (h *host) until(p *corev1.Probe) {
 	h.t.Fatalf("the probe %q: %v", p.Exec.Command, err)
 }
 
-// The probes of the chart succeed on a gateway that can serve, readiness fails
-// without the key store, and liveness does not. No other identity may ask, and a
+// The probes of the chart succeed on a gateway that can serve; the one that asks for
+// all fails without the key store, and liveness does not. No other identity may ask, and a
 // client without a certificate gets no answer.
 func TestProbes(t *testing.T) {
 	h, r := startFiles(t, nil)
 	_, c := r.pod()
-	h.until(c.ReadinessProbe)
 	check(t, h.probe(c.LivenessProbe))
-
 	if _, err := anonymous(r, "/v1/ready"); err == nil {
 		t.Error("a client without a certificate gets an answer")
+	}
+	// The probe that asks for all is the one of startup, or of readiness.
+	all := c.StartupProbe
+	_, own := install(t, values(t, chartDir+"/examples/files.yaml", map[string]any{
+		"probes.rootPerPod": true, "port": int(c.Ports[0].ContainerPort)}), true).pod()
+	if !slices.Equal(own.ReadinessProbe.Exec.Command, all.Exec.Command) || !slices.Equal(c.ReadinessProbe.Exec.Command, c.LivenessProbe.Exec.Command) {
+		t.Errorf("startup asks %q, readiness %q, or with rootPerPod %q", all.Exec.Command, c.ReadinessProbe.Exec.Command, own.ReadinessProbe.Exec.Command)
 	}
 	store := h.path("/var/lib/keygate/keys")
 	check(t, os.Rename(store, store+".away"))
 	time.Sleep(600 * time.Millisecond) // the state is looked at twice a second
-	if err := h.probe(c.ReadinessProbe); err == nil || !strings.Contains(err.Error(), "key store") {
+	if err := h.probe(all); err == nil || !strings.Contains(err.Error(), "key store") {
 		t.Errorf("ready without the key store: %v", err)
 	}
 	check(t, h.probe(c.LivenessProbe))
 	check(t, os.Rename(store+".away", store))
 	time.Sleep(600 * time.Millisecond)
-	h.until(c.ReadinessProbe)
+	h.until(all)
 
 	check(t, os.Remove(h.path("/etc/keygate/probe/api-key")))
 	h.prober()
-	if err := h.probe(c.ReadinessProbe); err == nil || !strings.Contains(err.Error(), "not authorized") {
+	if err := h.probe(all); err == nil || !strings.Contains(err.Error(), "not authorized") {
 		t.Errorf("ready for another identity: %v", err)
 	}
 }
