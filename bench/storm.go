@@ -77,20 +77,32 @@ func (b *bench) floodCPU(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	beside, storm, err := b.besideStorm(ctx, g, quiet)
+	elsewhere, err := b.gateway(ctx, "floodcpu-elsewhere", config{})
+	if err != nil {
+		return err
+	}
+	control, _, err := b.besideStorm(ctx, elsewhere, quiet, g)
+	elsewhere.stop()
+	if err != nil {
+		return err
+	}
+	beside, storm, err := b.besideStorm(ctx, g, quiet, g)
 	if err != nil {
 		return err
 	}
 	b.reportFlood("One identity floods (LD-08), from memory", alone[0], beside, storm)
 	t := b.report.tables[len(b.report.tables)-1]
+	t.row("others, the flood is at another gateway", perSecond(control.rate), millis(control.p50), millis(control.p99), perSecond(control.refused), fmt.Sprint(control.others))
+	b.report.verdict(beside.p99 <= 2*control.p99, "The same: p99 of the others against that beside a flood of another gateway of the same machine", "<= 2x", "%.1fx", ratio(beside.p99, control.p99))
+	t.note("What the kernel's scheduler does to the others when a flood takes the CPUs, whoever is flooded, is in the last row.")
 	t.note("The flood is %d connections of HTTP/1.1 in a closed loop, of a process of its own at nice %d; the others send %d requests a second. With %d connections, %s are served.",
 		stormConns, stormNice, cpuRate, b.conns, perSecond(peak.rate))
 	return ctx.Err()
 }
 
-// besideStorm measures a load while the flood lasts.
-func (b *bench) besideStorm(ctx context.Context, g *gateway, quiet load) (beside, storm figures, err error) {
-	h, err := startChild(ctx, stormCommand, g, stormConns)
+// besideStorm measures a load of g while a flood of flooded lasts.
+func (b *bench) besideStorm(ctx context.Context, flooded *gateway, quiet load, g *gateway) (beside, storm figures, err error) {
+	h, err := startChild(ctx, stormCommand, flooded, stormConns)
 	if err != nil {
 		return beside, storm, err
 	}

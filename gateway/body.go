@@ -56,8 +56,8 @@ func (r *request) read() (err error) {
 
 // timeReads runs read, which reads the body, with an end of its reads.
 func (r *request) timeReads(read func()) {
-	if r.http.ProtoMajor >= 2 && r.http.ContentLength != 0 && !r.ctx.end.IsZero() {
-		timed := &timedRead{writer: r.writer, end: r.ctx.end}
+	if end, timed := r.ctx.Deadline(); timed && r.http.ProtoMajor >= 2 && r.http.ContentLength != 0 {
+		timed := &timedRead{writer: r.writer, end: end}
 		r.conn.reads.add(timed)
 		defer r.conn.reads.remove(timed)
 	}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -47,8 +46,8 @@ func sweepInto(stop <-chan struct{}, all *conns) {
 	}
 }
 
-// within runs do and fails unless it returns a time-out between least and most.
-func within(t *testing.T, what string, least, most time.Duration, do func() error) {
+// timesOut runs do and fails unless it returns a time-out between least and most.
+func timesOut(t *testing.T, what string, least, most time.Duration, do func() error) {
 	t.Helper()
 	start := time.Now()
 	err := do()
@@ -63,8 +62,8 @@ func TestDeadlinesOfConnections(t *testing.T) {
 	read := func() error { _, err := server.Read(b); return err }
 
 	server.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
-	within(t, "read", 150*time.Millisecond, 2*time.Second, read)
-	within(t, "a read after its deadline", 0, 50*time.Millisecond, read)
+	timesOut(t, "read", 150*time.Millisecond, 2*time.Second, read)
+	timesOut(t, "a read after its deadline", 0, 50*time.Millisecond, read)
 
 	server.SetReadDeadline(time.Time{})
 	client.Write(b)
@@ -73,9 +72,9 @@ func TestDeadlinesOfConnections(t *testing.T) {
 	}
 
 	server.SetReadDeadline(time.Now().Add(-time.Hour))
-	within(t, "a deadline that is over", 0, 50*time.Millisecond, read)
+	timesOut(t, "a deadline that is over", 0, 50*time.Millisecond, read)
 	server.SetReadDeadline(time.Now().Add(-time.Nanosecond))
-	within(t, "a deadline that has just gone by", 0, 500*time.Millisecond, read)
+	timesOut(t, "a deadline that has just gone by", 0, 500*time.Millisecond, read)
 	server.SetDeadline(time.Now().Add(time.Hour))
 	client.Write(b)
 	if err := read(); err != nil {
@@ -83,10 +82,10 @@ func TestDeadlinesOfConnections(t *testing.T) {
 	}
 	// As package http ends a read that another goroutine waits in.
 	time.AfterFunc(50*time.Millisecond, func() { server.SetReadDeadline(time.Unix(1, 0)) })
-	within(t, "a read that is ended", 50*time.Millisecond, time.Second, read)
+	timesOut(t, "a read that is ended", 50*time.Millisecond, time.Second, read)
 
 	server.SetWriteDeadline(time.Now().Add(150 * time.Millisecond))
-	within(t, "writes that nobody reads", 150*time.Millisecond, 2*time.Second, func() (err error) {
+	timesOut(t, "writes that nobody reads", 150*time.Millisecond, 2*time.Second, func() (err error) {
 		for err == nil {
 			_, err = server.Write(make([]byte, 1<<20))
 		}
@@ -105,48 +104,6 @@ func TestClosedConnectionsAreForgotten(t *testing.T) {
 	if len(all.all) != 0 {
 		t.Errorf("%d connections after the end of the only one", len(all.all))
 	}
-}
-
-func TestContextOfARequestEndsWithItsTime(t *testing.T) {
-	c := &requestContext{Context: context.Background(), end: time.Now().Add(50 * time.Millisecond)}
-	if err := c.Err(); err != nil {
-		t.Errorf("it has ended already: %v", err)
-	}
-	if end, ok := c.Deadline(); !ok || !end.Equal(c.end) {
-		t.Errorf("deadline %v, %v", end, ok)
-	}
-	derived, cancel := context.WithCancel(c)
-	defer cancel()
-	<-derived.Done()
-	<-c.Done()
-	if !errors.Is(c.Err(), context.DeadlineExceeded) || !errors.Is(derived.Err(), context.DeadlineExceeded) {
-		t.Errorf("errors are %v, %v", c.Err(), derived.Err())
-	}
-
-	late := &requestContext{Context: context.Background(), end: time.Now().Add(-time.Second)}
-	if !errors.Is(late.Err(), context.DeadlineExceeded) {
-		t.Errorf("error is %v before anybody has waited", late.Err())
-	}
-	<-late.Done()
-}
-
-func TestContextOfARequestEndsWithItsClient(t *testing.T) {
-	for _, end := range []time.Time{{}, time.Now().Add(time.Hour)} {
-		client, gone := context.WithCancel(context.Background())
-		c := &requestContext{Context: client, end: end}
-		waits := &requestContext{Context: client, end: end}
-		done := waits.Done()
-		gone()
-		<-done
-		<-c.Done()
-		if !errors.Is(c.Err(), context.Canceled) || !errors.Is(waits.Err(), context.Canceled) {
-			t.Errorf("errors are %v, %v", c.Err(), waits.Err())
-		}
-	}
-	c := &requestContext{Context: context.Background(), end: time.Now().Add(time.Hour)}
-	done := c.Done()
-	c.release()
-	<-done
 }
 
 // A readEnder is the writer of a stream whose reads end.

@@ -12,13 +12,14 @@ import (
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/keystore"
 	"github.com/keygate/keygate/policy"
+	"github.com/keygate/keygate/within"
 )
 
 // A request is one request on its way through the door.
 type request struct {
 	http     *http.Request
 	conn     *connection
-	ctx      requestContext // ends with the client, or with the route's time
+	ctx      within.Context // ends with the client, or with the route's time
 	writer   http.ResponseWriter
 	state    *state          // one for all of the request
 	route    *route          // nil if there is none
@@ -46,7 +47,7 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 	s.metrics.begin()
 	defer s.metrics.end()
 	r.limitTime()
-	defer r.ctx.release()
+	defer r.ctx.Stop()
 	reply, err := s.do(w, r)
 	s.answer(w, r, reply, err)
 }
@@ -105,16 +106,16 @@ func (r *request) limitTime() {
 	if r.route != nil {
 		timeout = r.state.settings[r.route.action].timeout
 	}
-	r.ctx.Context = r.http.Context()
-	var writes time.Time
+	var reads, writes time.Time
 	if timeout > 0 {
-		r.ctx.end = r.start.Add(timeout)
-		writes = r.ctx.end.Add(writeTime)
+		reads = r.start.Add(timeout)
+		writes = reads.Add(writeTime)
 	}
+	r.ctx.Begin(r.http.Context(), reads)
 	c := http.NewResponseController(r.writer)
 	if r.http.ProtoMajor < 2 {
 		// Set for every request, as those of the last one stay.
-		c.SetReadDeadline(r.ctx.end)
+		c.SetReadDeadline(reads)
 		c.SetWriteDeadline(writes)
 	} else if timeout > 0 {
 		c.SetWriteDeadline(writes) // for reads see timedRead
@@ -124,7 +125,8 @@ func (r *request) limitTime() {
 // abandoned reports whether the client is gone. When the route's time is over,
 // the end of reads ends the client's context, too.
 func (r *request) abandoned() bool {
-	return r.http.Context().Err() != nil && (r.ctx.end.IsZero() || time.Now().Before(r.ctx.end))
+	end, timed := r.ctx.Deadline()
+	return r.http.Context().Err() != nil && (!timed || time.Now().Before(end))
 }
 
 func namesKey(a policy.Action) bool {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/within"
 )
 
 // An operation is a call of the root that uses one key, in terms of one session
@@ -23,8 +25,9 @@ type operation[T any] struct {
 // and once more after that if the connection has been lost meanwhile. Every
 // operation may be repeated: a key that is made twice is lost once.
 func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
-	w := newWithin(ctx, r.cfg.Timeout)
-	defer w.stop()
+	w := new(within.Context)
+	w.Begin(ctx, time.Now().Add(r.cfg.Timeout))
+	defer w.Stop()
 	result, err := try(w, r, o, false)
 	for tries := 1; tries < 3 && err != nil && repairable(err) && w.Err() == nil; tries++ {
 		if tries == 2 && r.link.Load().usable() {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/keygate/keygate/within"
 )
 
 // A waiting is what a caller waits with. It is used again by the next, unless
@@ -19,8 +21,9 @@ var waits = sync.Pool{New: func() any { return &waiting{done: make(chan struct{}
 // end of ctx, quit, or, as errBusy, that patience is over.
 func (w *waiting) until(ctx context.Context, quit chan struct{}, patience time.Duration) error {
 	gone, left := ctx.Done, patience
-	if c, ok := ctx.(*within); ok {
-		gone, left = c.parent.Done, min(patience, time.Until(c.end))
+	if c, ok := ctx.(*within.Context); ok {
+		end, _ := c.Deadline()
+		gone, left = c.Parent().Done, min(patience, time.Until(end))
 	}
 	w.timer.Reset(left)
 	defer w.timer.Stop()
