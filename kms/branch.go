@@ -225,10 +225,14 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		b.touch(now)
 		return b, false, nil
 	}
-	k.stats.branchMisses.Add(1)
 	own := string(wrapped)
 	opened, err := share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
 		epoch := k.opened.epoch.Load()
+		// Another call may have opened it since this one looked.
+		if b := k.opened.get(h, []byte(own)); b != nil && now < b.until {
+			return b, nil
+		}
+		k.stats.branchMisses.Add(1)
 		b, err := k.openWrapped(ctx, h, v, []byte(own), k.cfg.OpenedLifetime)
 		if err == nil {
 			k.keep(b, epoch)
