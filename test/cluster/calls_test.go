@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,10 +15,11 @@ import (
 	"github.com/keygate/keygate/softhsm"
 )
 
-// The layout of the control file of hsm/testdata/shim.c, and the operations of a
-// token in it, by their place in CK_FUNCTION_LIST (PKCS#11 v2.40).
+// The layout of the control file of hsm/testdata/shim.c, of words of 8 bytes, and the
+// operations of a token in it, by their place in CK_FUNCTION_LIST (PKCS#11 v2.40).
 const (
-	shimEntry   = 80 // bytes a function, of which the first 8 are the calls
+	shimEntry   = 80 // bytes a function, of which the first word are the calls
+	shimSleep   = 32 // where the word is that says how much longer a call takes, in ms
 	shimEntries = 68
 )
 
@@ -83,6 +85,50 @@ func TestCallsOfRootAndStore(t *testing.T) {
 	}
 }
 
+// LD-09: nothing is in memory at any node, each operation of the tokens takes 20 ms
+// longer, and many clients ask each node for the same keys. Each key is loaded, and
+// each branch key opened, once a node.
+func TestColdStartHerd(t *testing.T) {
+	const herd, clientsAtATime = 5, 256
+	keys := servers.Long(200, 1000)
+	counter := newShim(t)
+	c := newCluster(t, 3, etcd, counter)
+	clients := c.clients()
+	all := make([]dek, keys)
+	each(16, keys, func(i int) {
+		key := fmt.Sprintf("app-%d", i)
+		err := clients[i%3].CreateKey(t.Context(), key)
+		if err == nil {
+			all[i], err = generate(t.Context(), clients[i%3], key)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+	})
+	for _, n := range c.nodes {
+		n.end(syscall.SIGTERM)
+	}
+	for _, n := range c.nodes {
+		n.start()
+	}
+	var before []map[string]uint64
+	for i, n := range c.nodes {
+		n.ready()
+		before = append(before, counter.calls(t, i)) // a start tries the token
+		counter.slow(t, i, 20*time.Millisecond)
+	}
+	began := time.Now()
+	opened := openAll(t, clients, all, herd, clientsAtATime)
+	t.Logf("%d of %d opened, %d keys, three nodes, in %v", opened, keys*3*herd, keys, time.Since(began).Round(10*time.Millisecond))
+	for i := range c.nodes {
+		after := counter.calls(t, i)
+		loads, opens := after["C_UnwrapKey"]-before[i]["C_UnwrapKey"], after["C_Decrypt"]-before[i]["C_Decrypt"]
+		if loads != uint64(keys) || opens < 2*uint64(keys) || opens > 2*uint64(keys)+slack {
+			t.Errorf("node %d asked its token for %d C_UnwrapKey and %d C_Decrypt for %d keys, want 1 and 2 each", i, loads, opens, keys)
+		}
+	}
+}
+
 // A shim stands between the nodes and their PKCS#11 module, and counts: see
 // hsm/testdata/shim.c.
 type shim struct {
@@ -127,4 +173,16 @@ func (s *shim) calls(t *testing.T, node int) map[string]uint64 {
 		calls[name] = binary.NativeEndian.Uint64(b[at*shimEntry:])
 	}
 	return calls
+}
+
+// slow makes each operation of a node's token take this much longer.
+func (s *shim) slow(t *testing.T, node int, by time.Duration) {
+	t.Helper()
+	f, err := os.OpenFile(s.control(node), os.O_WRONLY, 0)
+	check(t, err)
+	defer f.Close()
+	for _, at := range operations {
+		_, err := f.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(by.Milliseconds())), int64(at*shimEntry+shimSleep))
+		check(t, err)
+	}
 }

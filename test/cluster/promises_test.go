@@ -92,7 +92,7 @@ func TestCiphertextsOpenEverywhere(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		opened := openAll(t, clients, all, 1)
+		opened := openAll(t, clients, all, 1, 32)
 		for _, n := range c.nodes {
 			n.end(syscall.SIGTERM)
 		}
@@ -108,7 +108,7 @@ func TestCiphertextsOpenEverywhere(t *testing.T) {
 			before = append(before, counter.calls(t, i))
 		}
 		began := time.Now()
-		opened += openAll(t, clients, all, herd)
+		opened += openAll(t, clients, all, herd, 32)
 		t.Logf("%d of %d opened; %d after a restart in %v", opened, keys*3*(1+herd), keys*3*herd, time.Since(began).Round(time.Millisecond))
 		// Each key is loaded and checked by one decryption; each branch key is one more,
 		// and so is each request for what was made in direct mode.
@@ -126,11 +126,11 @@ func TestCiphertextsOpenEverywhere(t *testing.T) {
 // slack is for what a node asks of its token to know that it answers.
 const slack = 30
 
-// openAll has each node open each data key, times times at the same time, and
-// returns how many opened.
-func openAll(t *testing.T, clients []*client.Client, all []dek, times int) int {
+// openAll has each node open each data key, times times one after the other, with
+// so many requests at a time, and returns how many opened.
+func openAll(t *testing.T, clients []*client.Client, all []dek, times, workers int) int {
 	var opened atomic.Int64
-	each(32, len(all)*len(clients)*times, func(i int) {
+	each(workers, len(all)*len(clients)*times, func(i int) {
 		d, node := all[i/(len(clients)*times)], i%len(clients)
 		if err := d.opens(t.Context(), clients[node]); err != nil {
 			t.Errorf("%s at node %d: %v", d.key, node, err)

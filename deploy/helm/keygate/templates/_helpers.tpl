@@ -218,15 +218,12 @@ seccompProfile:
   type: RuntimeDefault
 {{- end -}}
 
-{{/* The security context of a container; lock says whether it may lock memory. */}}
+{{/* The security context of a container. */}}
 {{- define "keygate.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-  {{- if .lock }}
-  add: [IPC_LOCK]
-  {{- end }}
 {{- end -}}
 
 {{- define "keygate.env" -}}
@@ -246,7 +243,7 @@ initContainers:
     image: {{ .Values.library.image }}
     imagePullPolicy: {{ .Values.library.pullPolicy }}
     command: {{ toJson .Values.library.command }}
-    securityContext: {{ include "keygate.security" (dict "lock" false) | nindent 6 }}
+    securityContext: {{ include "keygate.security" . | nindent 6 }}
     volumeMounts:
       - name: library
         mountPath: {{ .Values.library.mountPath }}
