@@ -37,6 +37,9 @@ type request struct {
 // serve is the one way of every request, known route or not.
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
 	r := s.open(w, hr, rt, resource)
+	if r.conn.raw != nil {
+		r.conn.raw.turning.give() // it may wait from here on, for as long as a log is followed
+	}
 	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
 	if refused, wait := s.enter(r); refused != admitted {
 		s.refuse(w, r, refused, wait)

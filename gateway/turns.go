@@ -11,8 +11,8 @@ import (
 // it: hundreds of connections of one identity that are readable at the same time are
 // hundreds of goroutines that all want a CPU now, in front of everyone else's. So a
 // connection whose identity is known takes a turn when bytes have come, before they
-// are decrypted, and gives it back when it reads again; package http does so as soon
-// as a request's body is read. Of one identity so many are between the two at a time.
+// are decrypted, and gives it back when the request is known or the connection reads
+// again. Of one identity so many are between the two at a time.
 //
 // A turn that is given back goes to one that waits by way of a pipe. Go's scheduler
 // looks for what the network has only when nothing else is left to run, or every

@@ -1,8 +1,17 @@
 package gateway
 
 import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/keygate/keygate/audit"
+	"github.com/keygate/keygate/policy"
 )
 
 // hold takes all turns of an identity.
@@ -125,5 +134,38 @@ func testTurns(t *testing.T, busy, other *turns) {
 	turn.take() // a read that ended as the connection was closed
 	if busy.left() != 1 {
 		t.Error("a closed connection holds a turn")
+	}
+}
+
+// A request can wait, for the root of trust or as long as a log is followed, with a
+// body that nobody reads.
+func TestAHandlerKeepsNoTurn(t *testing.T) {
+	log, err := audit.Open(audit.Config{File: filepath.Join(t.TempDir(), "audit.log")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s := &Server{cfg: Config{Audit: log, ErrorLog: NewErrorLog(io.Discard, slog.LevelInfo)}, ids: newRequestIDs(), routes: routes(), callers: newCallers(LimitsConfig{})}
+	s.metrics = newMetrics(s)
+	s.state.Store(&state{settings: map[policy.Action]setting{policy.Version: {open: true, timeout: time.Minute}}})
+	nc, _, _ := pair(t)
+	raw := nc.(*conn)
+	of := s.callers.strangers.turns
+	all := of.left()
+	raw.turning.belong(of)
+	raw.turning.take()
+	ran := false
+	rt := &route{action: policy.Version, method: http.MethodGet, public: true, run: func(*Server, *request) (any, error) {
+		ran = true
+		if of.left() != all {
+			t.Errorf("%d of %d turns are free in a handler", of.left(), all)
+		}
+		return nil, nil
+	}}
+	hr := httptest.NewRequest(http.MethodGet, "/version", nil)
+	hr = hr.WithContext(context.WithValue(hr.Context(), connectionKey{}, &connection{raw: raw}))
+	s.serve(httptest.NewRecorder(), hr, rt, "")
+	if !ran {
+		t.Error("the handler did not run")
 	}
 }
