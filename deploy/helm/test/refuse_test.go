@@ -31,6 +31,7 @@ func TestRefused(t *testing.T) {
 		"no prober's secret":              {etcd, map[string]any{"probes.secretName": ""}, "probes.secretName"},
 		"an API key with tls.auth":        {etcd, map[string]any{"config.tls": map[string]any{"auth": true}}, "probes.credential: apiKey"},
 		"killed while it drains":          {etcd, map[string]any{"terminationGracePeriodSeconds": 15}, "terminationGracePeriodSeconds"},
+		"Vault, no token":                 {chartDir + "/examples/vault.yaml", map[string]any{"serviceAccount.token": false}, "serviceAccount.token: true"},
 		"schema: no cluster":              {etcd, map[string]any{"config.cluster": ""}, "cluster"},
 		"schema: no image":                {etcd, map[string]any{"image.repository": ""}, "repository"},
 		"schema: no server certificate":   {etcd, map[string]any{"tls.secretName": ""}, "secretName"},

@@ -71,6 +71,12 @@ is made. */}}
 {{- if and (eq $v.probes.credential "apiKey") (eq $v.probes.type "exec") (has (toString (dig "tls" "auth" "off" $v.config)) (list "on" "true")) -}}
 {{- fail "probes.credential: apiKey cannot pass config.tls.auth: on, as its certificate is self-signed: use certificate" -}}
 {{- end -}}
+{{- range $section := list "keystore" "root" -}}
+{{- $login := dig $section "vault" "auth" "kubernetes" dict $v.config -}}
+{{- if and $login (not (get $login "jwt_file")) (not $v.serviceAccount.token) -}}
+{{- fail (printf "config.%s.vault.auth.kubernetes needs serviceAccount.token: true, or a jwt_file that is mounted" $section) -}}
+{{- end -}}
+{{- end -}}
 {{- if le (int $v.terminationGracePeriodSeconds) (add $v.preStopSeconds 10 | int) -}}
 {{- fail "terminationGracePeriodSeconds is not more than preStopSeconds and the 10 s in which a gateway finishes its requests" -}}
 {{- end -}}
