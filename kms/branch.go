@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -219,7 +220,7 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		return b, false, err
 	}
 	now := k.cfg.Now().UnixNano()
-	b = k.opened.get(h, wrapped)
+	b = k.held(r, h, wrapped)
 	if b != nil && now < b.until {
 		k.stats.branchHits.Add(1)
 		b.touch(now)
@@ -240,6 +241,16 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		return b, true, nil
 	}
 	return opened, false, err
+}
+
+// held returns the branch key of a ciphertext that is in memory, maybe past its life,
+// or nil. The one that this node seals with now may have been evicted from the
+// others: with many keys in use there are more than Config.MaxOpened.
+func (k *KMS) held(r *record, h envelope.Header, wrapped []byte) *branch {
+	if b := r.sealer.current.Load(); b != nil && b.header == h && bytes.Equal(b.wrapped, wrapped) {
+		return b
+	}
+	return k.opened.get(h, wrapped)
 }
 
 func (k *KMS) openWrapped(ctx context.Context, h envelope.Header, v version, wrapped []byte, lifetime time.Duration) (*branch, error) {
