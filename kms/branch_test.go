@@ -389,6 +389,28 @@ func BenchmarkGenerateDataKey(b *testing.B) {
 	})
 }
 
+// TestAnOwnBranchKeyPastItsLifeIsOpenedOnce, though it stays for an outage.
+func TestAnOwnBranchKeyPastItsLifeIsOpenedOnce(t *testing.T) {
+	for _, evicted := range []bool{false, true} {
+		n := newBranchNode(t, func(cfg *kms.Config) { cfg.MaxOpened = 1 })
+		dek, ciphertext := n.generate(t)
+		if evicted {
+			_, err := n.CreateKey(t.Context(), "b", "")
+			ok(t, err)
+			_, _, _, err = n.GenerateDataKey(t.Context(), "b", nil)
+			ok(t, err)
+		}
+		n.clock.advance(kms.DefaultBranchLifetime + time.Minute)
+		n.root.decrypts.Store(0)
+		for range 3 {
+			opens(t, n.KMS, dek, ciphertext)
+		}
+		if calls := n.root.decrypts.Load(); calls != 1 {
+			t.Errorf("evicted %v: %d calls of the root, want 1", evicted, calls)
+		}
+	}
+}
+
 // TestOwnBranchKeysOpenHoweverManyThereAre: those that a node seals with are not
 // bounded by MaxOpened, and it need not ask the root for them.
 func TestOwnBranchKeysOpenHoweverManyThereAre(t *testing.T) {
