@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -219,7 +220,7 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		return b, false, err
 	}
 	now := k.cfg.Now().UnixNano()
-	b = k.opened.get(h, wrapped)
+	b = k.held(r, h, wrapped, now)
 	if b != nil && now < b.until {
 		k.stats.branchHits.Add(1)
 		b.touch(now)
@@ -244,6 +245,22 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		return b, true, nil
 	}
 	return opened, false, err
+}
+
+// held returns the branch key of a ciphertext that is in memory, maybe past its life,
+// or nil. The one that this node seals with now may have been evicted from the
+// others: with many keys in use there are more than Config.MaxOpened.
+func (k *KMS) held(r *record, h envelope.Header, wrapped []byte, now int64) *branch {
+	own := r.sealer.current.Load()
+	if own == nil || own.header != h || !bytes.Equal(own.wrapped, wrapped) {
+		return k.opened.get(h, wrapped)
+	}
+	if now >= own.until { // it stays for an outage; maybe it was opened anew
+		if b := k.opened.get(h, wrapped); b != nil {
+			return b
+		}
+	}
+	return own
 }
 
 func (k *KMS) openWrapped(ctx context.Context, h envelope.Header, v version, wrapped []byte, lifetime time.Duration) (*branch, error) {

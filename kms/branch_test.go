@@ -393,3 +393,62 @@ func BenchmarkGenerateDataKey(b *testing.B) {
 		}
 	})
 }
+
+// TestAnOwnBranchKeyPastItsLifeIsOpenedOnce, though it stays for an outage.
+func TestAnOwnBranchKeyPastItsLifeIsOpenedOnce(t *testing.T) {
+	for _, evicted := range []bool{false, true} {
+		n := newBranchNode(t, func(cfg *kms.Config) { cfg.MaxOpened = 1 })
+		dek, ciphertext := n.generate(t)
+		if evicted {
+			_, err := n.CreateKey(t.Context(), "b", "")
+			ok(t, err)
+			_, _, _, err = n.GenerateDataKey(t.Context(), "b", nil)
+			ok(t, err)
+		}
+		n.clock.advance(kms.DefaultBranchLifetime + time.Minute)
+		n.root.decrypts.Store(0)
+		for range 3 {
+			opens(t, n.KMS, dek, ciphertext)
+		}
+		if calls := n.root.decrypts.Load(); calls != 1 {
+			t.Errorf("evicted %v: %d calls of the root, want 1", evicted, calls)
+		}
+	}
+}
+
+// TestOwnBranchKeysOpenHoweverManyThereAre: those that a node seals with are not
+// bounded by MaxOpened, and it need not ask the root for them.
+func TestOwnBranchKeysOpenHoweverManyThereAre(t *testing.T) {
+	n := newBranchNode(t, func(cfg *kms.Config) { cfg.MaxOpened = 1 })
+	ciphertexts := map[string][]byte{}
+	for _, name := range []string{"a", "b", "c"} {
+		if name != "a" {
+			_, err := n.CreateKey(t.Context(), name, "")
+			ok(t, err)
+		}
+		_, c, _, err := n.GenerateDataKey(t.Context(), name, nil)
+		ok(t, err)
+		ciphertexts[name] = c
+	}
+	n.root.decrypts.Store(0)
+	open := func(name string) {
+		t.Helper()
+		_, _, err := n.Decrypt(t.Context(), name, ciphertexts[name], nil)
+		ok(t, err)
+	}
+	for name := range ciphertexts {
+		open(name)
+	}
+	if calls := n.root.decrypts.Load(); calls != 0 {
+		t.Errorf("%d calls of the root, want none", calls)
+	}
+	// A purge takes this way, too.
+	for _, mode := range []envelope.Mode{envelope.Direct, envelope.Branch} {
+		_, err := n.SetMode(t.Context(), "a", mode)
+		ok(t, err)
+	}
+	open("a")
+	if calls := n.root.decrypts.Load(); calls != 1 {
+		t.Errorf("%d calls of the root after a purge, want 1", calls)
+	}
+}

@@ -86,6 +86,7 @@ func (k *KMS) Follow(ctx context.Context) {
 	}()
 	defer func() { <-done }()
 	defer close(refresh)
+	first := true
 	for pause := firstRewatch; ctx.Err() == nil; pause = min(2*pause, maxRewatch) {
 		lived, err := k.watch(ctx, refresh)
 		if errors.Is(err, keystore.ErrNoWatch) {
@@ -93,7 +94,10 @@ func (k *KMS) Follow(ctx context.Context) {
 		}
 		if lived {
 			pause = firstRewatch
+		} else if first && ctx.Err() == nil {
+			k.cfg.Logger.Warn("kms: the key store does not tell of changes; records are read again after their lifetime until it does", "lifetime", k.cfg.RecordTTL, "error", err)
 		}
+		first = false
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)):

@@ -1,8 +1,12 @@
 package kms_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -315,4 +319,39 @@ func TestAPanicInAWatchEndsTheWatchOnly(t *testing.T) {
 	if k.Stats().Watching {
 		t.Error("the watch that panicked is taken for alive")
 	}
+}
+
+// TestAWatchThatNeverBeginsIsLoggedOnce: it is tried again for ever.
+func TestAWatchThatNeverBeginsIsLoggedOnce(t *testing.T) {
+	store := &neverWatched{Store: memory.New(), tries: make(chan struct{})}
+	var log bytes.Buffer
+	cfg := config(newClock())
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	k, err := kms.New(cfg, hsmtest.Root(t), store)
+	ok(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); k.Follow(ctx) }()
+	for range 3 {
+		<-store.tries
+	}
+	cancel()
+	<-done
+	if n := strings.Count(log.String(), "no instance is left"); n != 1 {
+		t.Errorf("logged %d times: %s", n, &log)
+	}
+}
+
+// A neverWatched store has a watch that cannot begin.
+type neverWatched struct {
+	keystore.Store
+	tries chan struct{}
+}
+
+func (s *neverWatched) Watch(ctx context.Context, _ func(string)) error {
+	select {
+	case s.tries <- struct{}{}:
+	case <-ctx.Done():
+	}
+	return fmt.Errorf("%w: no instance is left", keystore.ErrUnavailable)
 }

@@ -38,8 +38,8 @@ type Config struct {
 	// OpenedLifetime is how long a branch key of another node, or of an earlier
 	// time, is kept once it was opened. Zero means DefaultBranchLifetime.
 	OpenedLifetime time.Duration `yaml:"-"`
-	// MaxOpened bounds the opened branch keys in memory. Zero means
-	// DefaultMaxOpened.
+	// MaxOpened bounds the opened branch keys in memory, beside the one that each
+	// key in use seals with. Zero means DefaultMaxOpened.
 	MaxOpened int `yaml:"-"`
 	// Outage is how long branch keys in memory go on past their life while the
 	// root cannot be used, from the beginning of the outage. Zero means

@@ -31,7 +31,7 @@ func alive(branches []weak.Pointer[branch]) (n int) {
 // TestNoTimerHoldsABranchKeyThatWasEvicted: who may decrypt can have any number
 // of branch keys opened, so that what bounds them must bound memory.
 func TestNoTimerHoldsABranchKeyThatWasEvicted(t *testing.T) {
-	const limit, all = 2 * openedShards, 100 * openedShards
+	const limit, all = 128, 6400
 	c := &openedCache{seed: maphash.MakeSeed()}
 	var branches []weak.Pointer[branch]
 	for i := range all {
@@ -99,7 +99,7 @@ func TestAPurgeSeesWhatIsBeingPut(t *testing.T) {
 	looked, stored := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stored)
-		c.shard(b.wrapped).change(func(entries map[string]*branch) {
+		c.change(c.shard(b.wrapped), func(entries map[string]*branch) {
 			close(looked)
 			time.Sleep(50 * time.Millisecond)
 			entries[string(b.wrapped)] = b
@@ -110,5 +110,66 @@ func TestAPurgeSeesWhatIsBeingPut(t *testing.T) {
 	<-stored
 	if n := c.size(); n != 0 {
 		t.Errorf("%d branch keys after a purge", n)
+	}
+}
+
+// TestNoMoreBranchKeysThanTheLimit, and as many, wherever they happen to be.
+func TestNoMoreBranchKeysThanTheLimit(t *testing.T) {
+	for _, limit := range []int{1, 2, 100, 3000} {
+		c := &openedCache{seed: maphash.MakeSeed()}
+		for i := range 2*limit + 100 {
+			b := branchNumber(i)
+			c.put(b, 0, limit, time.Hour)
+			if want := min(i+1, limit); c.size() != want {
+				t.Fatalf("limit %d: %d after %d", limit, c.size(), i+1)
+			}
+			if c.get(b.header, b.wrapped) != b {
+				t.Fatalf("limit %d: number %d is not there", limit, i)
+			}
+		}
+		n := 0
+		for i := range c.shards {
+			n += len(c.shards[i].load())
+		}
+		if n != limit {
+			t.Errorf("limit %d: there are %d, and %d are counted", limit, n, c.size())
+		}
+	}
+}
+
+// TestABranchKeyInUseStays while others that were used once come and go.
+func TestABranchKeyInUseStays(t *testing.T) {
+	c := &openedCache{seed: maphash.MakeSeed()}
+	hot := branchNumber(0)
+	c.put(hot, 0, 100, time.Hour)
+	hot.touch(int64(time.Hour))
+	for i := range 5000 {
+		c.put(branchNumber(i+1), 0, 100, time.Hour)
+	}
+	if c.get(hot.header, hot.wrapped) != hot {
+		t.Error("it was evicted")
+	}
+}
+
+// full returns a cache that is full, as one is by default.
+func full() *openedCache {
+	c := &openedCache{seed: maphash.MakeSeed()}
+	for i := range DefaultMaxOpened + 1000 {
+		c.put(branchNumber(i), 0, DefaultMaxOpened, time.Hour)
+	}
+	return c
+}
+
+func BenchmarkOpenedPut(b *testing.B) {
+	c := full()
+	for i := 0; b.Loop(); i++ {
+		c.put(branchNumber(1_000_000+i), 0, DefaultMaxOpened, time.Hour)
+	}
+}
+
+func BenchmarkOpenedPurge(b *testing.B) {
+	c := full()
+	for b.Loop() {
+		c.purge(KeyID{2})
 	}
 }

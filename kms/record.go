@@ -39,24 +39,26 @@ import (
 // A record never changes hands between names, clusters or states unseen: T4 and
 // T5 of docs/security.md.
 type record struct {
+	// What every request reads is first and together, in 64 bytes: with many keys
+	// in use each cache line is one that has to come from memory.
+	ID       KeyID
+	State    State
+	Mode     envelope.Mode
+	Imported bool
+	// sealer and budget are not stored: they are this node's, of the newest
+	// version.
+	sealer   *sealer
+	budget   *budget
+	Versions []version
+
 	Cluster     ClusterID
 	Name        string
-	ID          KeyID
 	Generation  uint64
-	State       State
-	Mode        envelope.Mode
-	Imported    bool
 	Created     time.Time
 	DeleteAfter time.Time
 	CreatedBy   string
 	MACHandle   []byte
 	KESHandle   []byte
-	Versions    []version
-
-	// sealer and budget are not stored: they are this node's, of the newest
-	// version.
-	sealer *sealer
-	budget *budget
 }
 
 // A version is one generation of the master key. Old ones only decrypt.

@@ -9,11 +9,13 @@ import (
 
 // What is in use of the heap is a few MiB on most nodes, and each request leaves a few
 // KiB behind: collected as it is by default, at twice what is in use, a busy gateway
-// would do so fifty times a second. The heap may grow by gcRoom however little is in
-// use, and by gcPercent of what is in use where that is more.
+// would do so fifty times a second. The heap may grow by four times what is in use, by
+// gcLeast however little that is, and by gcMost at the most or, where more is in use,
+// by that.
 const (
-	gcRoom    = 32 << 20 // bytes
-	gcPercent = 100
+	gcTimes = 4
+	gcLeast = 32 << 20  // bytes
+	gcMost  = 512 << 20 // bytes
 	// heapMin is what the runtime takes for in use at the least: with n percent it
 	// lets the heap grow to n percent of it, whatever is in use (heapMinimum of
 	// package runtime).
@@ -39,7 +41,9 @@ func tuneGC() {
 
 // gcPercentFor returns the percent of the bytes in use that the heap may grow by.
 func gcPercentFor(inUse uint64) int {
-	return int(max(gcPercent, gcRoom*100/max(inUse, heapMin)))
+	inUse = max(inUse, heapMin)
+	room := max(gcLeast, min(gcTimes*inUse, gcMost), inUse)
+	return int(room * 100 / inUse)
 }
 
 // inUse returns the bytes that the last collection left, 0 before the first.

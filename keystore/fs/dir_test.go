@@ -15,71 +15,74 @@ import (
 
 const otherCluster = "ffffffffffffffffffffffffffffffff"
 
-// TestKS19_WrongDirectory takes the directory away in many ways while the store
-// is open: all calls are ErrUnavailable (or ErrDenied), never ErrNotFound, and
+// wrongDirectories are ways to take the directory away while the store is open.
+var wrongDirectories = []struct {
+	name, says string
+	root       bool
+	takeAway   func(t *testing.T, path string) (putBack func())
+}{
+	{"missing", "no such file", false, moveAway},
+	{"empty", "no identity file", false, func(t *testing.T, path string) func() {
+		back := moveAway(t, path)
+		must(t, os.Mkdir(path, 0o700))
+		return func() { must(t, os.Remove(path)); back() }
+	}},
+	{"emptied in place", "no identity file", false, func(t *testing.T, path string) func() {
+		back, err := os.MkdirTemp(filepath.Dir(path), "emptied-")
+		must(t, err)
+		moveAll(t, path, back)
+		return func() { moveAll(t, back, path) }
+	}},
+	{"of another cluster", "is of cluster", false, func(t *testing.T, path string) func() {
+		back := moveAway(t, path)
+		must(t, fs.Init(fs.Config{Path: path}, otherCluster))
+		return func() { must(t, os.RemoveAll(path)); back() }
+	}},
+	{"identity of another cluster in place", "is of cluster", false, func(t *testing.T, path string) func() {
+		id := filepath.Join(path, "identity")
+		good, err := os.ReadFile(id)
+		must(t, err)
+		must(t, os.WriteFile(id, []byte(strings.ReplaceAll(string(good), cluster, otherCluster)), 0o600))
+		return func() { must(t, os.WriteFile(id, good, 0o600)) }
+	}},
+	{"identity file cut short", "identity file", false, func(t *testing.T, path string) func() {
+		id := filepath.Join(path, "identity")
+		good, err := os.ReadFile(id)
+		must(t, err)
+		must(t, os.WriteFile(id, good[:20], 0o600))
+		return func() { must(t, os.WriteFile(id, good, 0o600)) }
+	}},
+	{"identity file a symbolic link", "symbolic link", false, func(t *testing.T, path string) func() {
+		id := filepath.Join(path, "identity")
+		back := moveAway(t, id)
+		must(t, os.Symlink(filepath.Base(id)+".away", id))
+		return func() { must(t, os.Remove(id)); back() }
+	}},
+	{"a file", "not a directory", false, func(t *testing.T, path string) func() {
+		back := moveAway(t, path)
+		must(t, os.WriteFile(path, nil, 0o600))
+		return func() { must(t, os.Remove(path)); back() }
+	}},
+	{"writable by others", "mode 0777", false, func(t *testing.T, path string) func() {
+		must(t, os.Chmod(path, 0o777))
+		return func() { must(t, os.Chmod(path, 0o700)) }
+	}},
+	{"owned by another", "owned by uid 12345", true, func(t *testing.T, path string) func() {
+		must(t, os.Chown(path, 12345, -1))
+		return func() { must(t, os.Chown(path, 0, -1)) }
+	}},
+	{"tmpfs mounted over it", "", true, func(t *testing.T, path string) func() {
+		if err := unix.Mount("tmpfs", path, "tmpfs", 0, "mode=0700"); err != nil {
+			cannot(t, "mount tmpfs: %v", err)
+		}
+		return func() { must(t, unix.Unmount(path, 0)) }
+	}},
+}
+
+// TestKS19_WrongDirectory takes the directory away while the store is open: all calls are ErrUnavailable (or ErrDenied), never ErrNotFound, and
 // all is well when it is back.
 func TestKS19_WrongDirectory(t *testing.T) {
-	for _, c := range []struct {
-		name, says string
-		root       bool
-		takeAway   func(t *testing.T, path string) (putBack func())
-	}{
-		{"missing", "no such file", false, moveAway},
-		{"empty", "no identity file", false, func(t *testing.T, path string) func() {
-			back := moveAway(t, path)
-			must(t, os.Mkdir(path, 0o700))
-			return func() { must(t, os.Remove(path)); back() }
-		}},
-		{"emptied in place", "no identity file", false, func(t *testing.T, path string) func() {
-			back := t.TempDir()
-			moveAll(t, path, back)
-			return func() { moveAll(t, back, path) }
-		}},
-		{"of another cluster", "is of cluster", false, func(t *testing.T, path string) func() {
-			back := moveAway(t, path)
-			must(t, fs.Init(fs.Config{Path: path}, otherCluster))
-			return func() { must(t, os.RemoveAll(path)); back() }
-		}},
-		{"identity of another cluster in place", "is of cluster", false, func(t *testing.T, path string) func() {
-			id := filepath.Join(path, "identity")
-			good, err := os.ReadFile(id)
-			must(t, err)
-			must(t, os.WriteFile(id, []byte(strings.ReplaceAll(string(good), cluster, otherCluster)), 0o600))
-			return func() { must(t, os.WriteFile(id, good, 0o600)) }
-		}},
-		{"identity file cut short", "identity file", false, func(t *testing.T, path string) func() {
-			id := filepath.Join(path, "identity")
-			good, err := os.ReadFile(id)
-			must(t, err)
-			must(t, os.WriteFile(id, good[:20], 0o600))
-			return func() { must(t, os.WriteFile(id, good, 0o600)) }
-		}},
-		{"identity file a symbolic link", "symbolic link", false, func(t *testing.T, path string) func() {
-			id := filepath.Join(path, "identity")
-			back := moveAway(t, id)
-			must(t, os.Symlink(filepath.Base(id)+".away", id))
-			return func() { must(t, os.Remove(id)); back() }
-		}},
-		{"a file", "not a directory", false, func(t *testing.T, path string) func() {
-			back := moveAway(t, path)
-			must(t, os.WriteFile(path, nil, 0o600))
-			return func() { must(t, os.Remove(path)); back() }
-		}},
-		{"writable by others", "mode 0777", false, func(t *testing.T, path string) func() {
-			must(t, os.Chmod(path, 0o777))
-			return func() { must(t, os.Chmod(path, 0o700)) }
-		}},
-		{"owned by another", "owned by uid 12345", true, func(t *testing.T, path string) func() {
-			must(t, os.Chown(path, 12345, -1))
-			return func() { must(t, os.Chown(path, 0, -1)) }
-		}},
-		{"tmpfs mounted over it", "", true, func(t *testing.T, path string) func() {
-			if err := unix.Mount("tmpfs", path, "tmpfs", 0, "mode=0700"); err != nil {
-				cannot(t, "mount tmpfs: %v", err)
-			}
-			return func() { must(t, unix.Unmount(path, 0)) }
-		}},
-	} {
+	for _, c := range wrongDirectories {
 		t.Run(c.name, func(t *testing.T) {
 			if c.root {
 				needRoot(t)

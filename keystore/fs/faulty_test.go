@@ -80,7 +80,7 @@ func (f *faulty) do(name string, call func() error) error {
 func (f *faulty) do1(name string, call func() (int, error)) (n int, err error) {
 	n = -1
 	err = f.do(name, func() (err error) { n, err = call(); return err })
-	if err != nil && n >= 0 && name == "openat" {
+	if err != nil && n >= 0 && (name == "openat" || name == "inotify") {
 		unix.Close(n) // done, but not known to the caller
 	}
 	if err != nil {
@@ -115,6 +115,14 @@ func (f *faulty) fstat(fd int, st *unix.Stat_t) error {
 
 func (f *faulty) fstatat(dir int, name string, st *unix.Stat_t) error {
 	return f.do("fstatat", func() error { return kernel{}.fstatat(dir, name, st) })
+}
+
+func (f *faulty) fstatfs(fd int, st *unix.Statfs_t) error {
+	return f.do("fstatfs", func() error { return kernel{}.fstatfs(fd, st) })
+}
+
+func (f *faulty) inotify(dir int) (int, error) {
+	return f.do1("inotify", func() (int, error) { return kernel{}.inotify(dir) })
 }
 
 func (f *faulty) read(fd int, p []byte) (int, error) {

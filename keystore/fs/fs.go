@@ -14,14 +14,11 @@
 package fs
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-
-	"github.com/keygate/keygate/keystore"
 )
 
 // Config says where the store is.
@@ -39,6 +36,7 @@ type Store struct {
 	sys      system
 	turn     chan struct{} // held by the one waiter of this process for the lock
 	swept    atomic.Int64  // when temporary files were last swept, Unix ns
+	ended    chan struct{} // closed by Close
 
 	mu     sync.Mutex
 	dir    *dir // nil while the store is unavailable
@@ -76,12 +74,7 @@ func newStore(cfg Config, identity string, sys system) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{path: path, identity: identity, uid: uint32(os.Geteuid()), sys: sys, turn: make(chan struct{}, 1)}, nil
-}
-
-// Watch returns keystore.ErrNoWatch: nodes poll.
-func (s *Store) Watch(context.Context, func(name string)) error {
-	return fmt.Errorf("fs: %w", keystore.ErrNoWatch)
+	return &Store{path: path, identity: identity, uid: uint32(os.Geteuid()), sys: sys, turn: make(chan struct{}, 1), ended: make(chan struct{})}, nil
 }
 
 // Close closes the directory once the calls that run are done. Calls after it
@@ -89,6 +82,9 @@ func (s *Store) Watch(context.Context, func(name string)) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	d := s.dir
+	if !s.closed {
+		close(s.ended)
+	}
 	s.dir, s.closed = nil, true
 	s.mu.Unlock()
 	if d != nil {

@@ -12,6 +12,8 @@ type system interface {
 	openat(dir int, name string, flags int, mode uint32) (int, error)
 	fstat(fd int, st *unix.Stat_t) error
 	fstatat(dir int, name string, st *unix.Stat_t) error // does not follow a symbolic link
+	fstatfs(fd int, st *unix.Statfs_t) error
+	inotify(dir int) (int, error) // ENOSYS: there is none
 	read(fd int, p []byte) (int, error)
 	write(fd int, p []byte) (int, error)
 	fchmod(fd int, mode uint32) error
@@ -40,6 +42,8 @@ func (kernel) fstat(fd int, st *unix.Stat_t) error { return unix.Fstat(fd, st) }
 func (kernel) fstatat(dir int, name string, st *unix.Stat_t) error {
 	return unix.Fstatat(dir, name, st, unix.AT_SYMLINK_NOFOLLOW)
 }
+
+func (kernel) fstatfs(fd int, st *unix.Statfs_t) error { return unix.Fstatfs(fd, st) }
 
 func (kernel) read(fd int, p []byte) (int, error)      { return unix.Read(fd, p) }
 func (kernel) write(fd int, p []byte) (int, error)     { return unix.Write(fd, p) }
