@@ -246,3 +246,33 @@ func TestBranchKeysAreRandom(t *testing.T) {
 		})
 	}
 }
+
+// A forgetful store is one that takes the record that it has stored for another's, as
+// it may when the answer to its first try was lost.
+type forgetful struct{ keystore.Store }
+
+func (s forgetful) Create(ctx context.Context, name string, record []byte) error {
+	if err := s.Store.Create(ctx, name, record); err != nil {
+		return err
+	}
+	return keystore.ErrExists
+}
+
+func TestCreateDestroysNoKeyOfARecordThatIsStored(t *testing.T) {
+	root, store := &recording{Root: hsmtest.Root(t)}, memory.New()
+	one, err := kms.New(config(newClock()), root, forgetful{store})
+	ok(t, err)
+	two, err := kms.New(config(newClock()), root, store)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	is(t, err, kms.ErrUnavailable)
+	if n := root.destroyed.Load(); n != 0 {
+		t.Errorf("%d keys of a stored record were destroyed", n)
+	}
+	_, ciphertext, _, err := two.GenerateDataKey(t.Context(), "a", nil)
+	ok(t, err)
+	_, _, err = one.Decrypt(t.Context(), "a", ciphertext, nil)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	is(t, err, kms.ErrKeyExists)
+}
