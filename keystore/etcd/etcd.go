@@ -19,6 +19,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -109,6 +110,7 @@ type Store struct {
 	identity string // the text of the identity key
 	prefix   string
 	timeout  time.Duration
+	head     atomic.Pointer[position] // as of an answer of late; nil: there was none yet
 
 	mu     sync.Mutex // held while a client is made
 	client *clientv3.Client
@@ -152,6 +154,9 @@ func identityText(identity string) string { return identityHead + identity + "\n
 
 func (s *Store) identityKey() string { return s.prefix + "identity" }
 func (s *Store) changedKey() string  { return s.prefix + "changed" }
+
+// deletedKey is written by each delete of a record.
+func (s *Store) deletedKey() string { return s.prefix + "deleted" }
 func (s *Store) recordKey(name string) string {
 	return s.prefix + "record/" + name
 }
