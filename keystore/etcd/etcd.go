@@ -3,13 +3,15 @@
 //
 //	identity        whose store this is, as text
 //	changed         the id of the last write; each write puts it in its transaction
+//	deleted         each delete puts it, so that no create of before can be done after
 //	record/<name>   a record: see value
 //
 // Each call is one transaction that compares the identity too: with another
 // cluster's store, or an empty prefix, it is keystore.ErrUnavailable, never
 // keystore.ErrNotFound, at the cost of no further round trip. Reads are
 // linearizable. A write whose answer was lost is tried again with the same id, by
-// which it finds itself if it was done.
+// which it finds itself if it was done. Of a create, what is there then may not say
+// that: it is keystore.ErrUnavailable.
 package etcd
 
 import (

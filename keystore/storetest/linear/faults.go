@@ -7,18 +7,16 @@ import (
 	"github.com/keygate/keygate/keystore/storetest/netfault"
 )
 
-const (
-	faultBegins = 80 * time.Millisecond  // at most, after a history has begun or a fault has ended
-	faultLasts  = 400 * time.Millisecond // at most
-)
+// faultBegins is how long, at most, all is well before a fault.
+const faultBegins = 80 * time.Millisecond
 
-// fail has the network between a node and its servers fail up to three times, and
-// leaves it well.
-func fail(rng *rand.Rand, proxies []*netfault.Proxy) {
+// Fail has the network between a node and its servers fail up to three times, each for
+// less than longest, and leaves it well.
+func Fail(rng *rand.Rand, proxies []*netfault.Proxy, longest time.Duration) {
 	for range rng.IntN(4) {
 		time.Sleep(time.Duration(rng.Int64N(int64(faultBegins))))
 		heal := fault(rng, some(rng, proxies))
-		time.Sleep(time.Duration(rng.Int64N(int64(faultLasts))))
+		time.Sleep(time.Duration(rng.Int64N(int64(longest))))
 		heal()
 	}
 }

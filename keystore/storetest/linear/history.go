@@ -17,9 +17,10 @@ const (
 	clients = 5
 	calls   = 12 // of each client
 	names   = 3
-	pause   = 8 * time.Millisecond // at most, between two calls of a client
-	hurry   = 60 * time.Millisecond
-	settle  = 15 * time.Second // for a store to answer when all is well again
+	pause   = 8 * time.Millisecond   // at most, between two calls of a client
+	hurry   = 60 * time.Millisecond  // at most, for the patience of who hangs up
+	longest = 400 * time.Millisecond // of a fault
+	settle  = 30 * time.Second       // for a store to answer when all is well again
 )
 
 // A recorder writes down what clients do at the same time.
@@ -47,7 +48,7 @@ func record(ctx context.Context, nodes Nodes, seed uint64) *recorder {
 	r := &recorder{nodes: nodes.Stores, seed: seed, start: time.Now(), seen: make(map[string][]sight)}
 	var all, faults sync.WaitGroup
 	for i, proxies := range nodes.Proxies {
-		faults.Go(func() { fail(rand.New(rand.NewPCG(seed, uint64(1000+i))), proxies) })
+		faults.Go(func() { Fail(rand.New(rand.NewPCG(seed, uint64(1000+i))), proxies, longest) })
 	}
 	for client := range clients {
 		all.Go(func() { r.client(ctx, client, rand.New(rand.NewPCG(seed, uint64(client)))) })

@@ -39,15 +39,14 @@ type Harness struct {
 	// Break breaks something of the servers, and repairs it before it returns. It is
 	// called again and again by the goroutine of the test. Nil: nothing is broken.
 	Break func(t *testing.T, rng *rand.Rand)
+	// Every is how long servers are well, at most, before the next break; zero is 2 s.
+	Every time.Duration
 	// Lanes is how many histories run at the same time; zero is 4.
 	Lanes int
 	// Histories is how many are run, if the environment does not say; zero is 30, or
 	// 1,000 with KEYGATE_LONG=1.
 	Histories int
 }
-
-// breakEvery is how long servers are well between two breaks.
-const breakEvery = 2 * time.Second
 
 // Run runs histories and has each of them checked. KEYGATE_HISTORIES says how many,
 // KEYGATE_SEED with which seed the first begins; the next has the next.
@@ -85,7 +84,7 @@ func breakUntil(t *testing.T, h Harness, seed uint64, all *sync.WaitGroup) (brea
 		select {
 		case <-done:
 			return breaks
-		case <-time.After(time.Duration(rng.Int64N(int64(breakEvery)))):
+		case <-time.After(time.Duration(rng.Int64N(int64(cmp.Or(h.Every, 2*time.Second))))):
 		}
 		if h.Break != nil {
 			h.Break(t, rng)
