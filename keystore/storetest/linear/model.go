@@ -82,7 +82,7 @@ var model = porcupine.Model{
 // step returns the record after a call, and whether a store that held state could
 // answer so.
 func step(state string, in input, out output) (ok bool, next string) {
-	want, next := expect(state, in)
+	next, want := expect(state, in)
 	switch {
 	case in.kind == get:
 		return out.err == want && out.record == state, state
@@ -92,19 +92,19 @@ func step(state string, in input, out output) (ok bool, next string) {
 	return out.err == want, next
 }
 
-// expect returns the one answer of a store that holds state, and what it holds then.
-func expect(state string, in input) (err error, next string) {
+// expect returns what a store that held state holds after a call, and its one answer.
+func expect(state string, in input) (next string, answer error) {
 	switch {
 	case in.kind == create && state != "":
-		return keystore.ErrExists, state
+		return state, keystore.ErrExists
 	case in.kind != create && state == "":
-		return keystore.ErrNotFound, state
+		return state, keystore.ErrNotFound
 	case (in.kind == update || in.kind == remove) && state != in.before:
-		return keystore.ErrConflict, state
+		return state, keystore.ErrConflict
 	case in.kind == get:
-		return nil, state
+		return state, nil
 	}
-	return nil, in.record // a delete has none
+	return in.record, nil // a delete has none
 }
 
 func byName(history []porcupine.Operation) [][]porcupine.Operation {
