@@ -134,7 +134,9 @@ func (s *summary) check(t *testing.T, r *recorder) {
 	err := r.check("") // the temporary directory outlives the test
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.histories++
+	if s.histories++; s.histories%100 == 0 {
+		t.Logf("%d histories so far, %d calls, %d violations", s.histories, s.calls, s.violations)
+	}
 	s.calls += len(r.history)
 	for _, op := range r.history {
 		if op.Output.(output).unknown() {
