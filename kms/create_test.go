@@ -161,7 +161,7 @@ func TestALostRaceDestroysItsOwnKeysOnly(t *testing.T) {
 	ok(t, err)
 	_, err = other.CreateKey(t.Context(), "a", "")
 	ok(t, err)
-	late, err := kms.New(config(newClock()), root, blind{store})
+	late, err := kms.New(config(newClock()), root, &blind{Store: store})
 	ok(t, err)
 	_, err = late.CreateKey(t.Context(), "a", "")
 	is(t, err, kms.ErrKeyExists)
@@ -172,11 +172,17 @@ func TestALostRaceDestroysItsOwnKeysOnly(t *testing.T) {
 	ok(t, err)
 }
 
-// A blind store does not find what is there.
-type blind struct{ keystore.Store }
+// A blind store does not find what is there at first.
+type blind struct {
+	keystore.Store
+	sees atomic.Bool
+}
 
-func (blind) Get(context.Context, string) ([]byte, keystore.Revision, error) {
-	return nil, "", keystore.ErrNotFound
+func (b *blind) Get(ctx context.Context, name string) ([]byte, keystore.Revision, error) {
+	if !b.sees.Swap(true) {
+		return nil, "", keystore.ErrNotFound
+	}
+	return b.Store.Get(ctx, name)
 }
 
 // random fails the test unless all of keys have 32 bytes, are distinct, and none
