@@ -21,7 +21,7 @@ import (
 
 // What the histories of a cluster are.
 const (
-	clients     = 5
+	clients     = 12                      // most wait for a network that fails
 	keys        = 12                      // each has a history
 	lasts       = 12 * time.Second        // of which the last bound is after the deletes
 	pause       = 30 * time.Millisecond   // at most, between two calls of a client
@@ -71,7 +71,7 @@ type cluster struct {
 // bound ago, so that the calls have no order as those of a store do; what has to hold
 // of each key all the same is in history.check.
 func testHistories(t *testing.T, h Harness) {
-	seed := rand.Uint64()
+	seed := linear.Seed(t)
 	rounds := servers.Long(1, 8)
 	total := 0
 	for round := range rounds {
@@ -82,7 +82,7 @@ func testHistories(t *testing.T, h Harness) {
 			total += len(h.calls)
 		}
 	}
-	t.Logf("%d histories of keys, %d calls, seed %d", rounds*keys, total, seed)
+	t.Logf("%d histories of keys, %d calls, KEYGATE_SEED=%d", rounds*keys, total, seed)
 }
 
 func newCluster(t *testing.T, h Harness) *cluster {

@@ -51,7 +51,7 @@ type Harness struct {
 // Run runs histories and has each of them checked. KEYGATE_HISTORIES says how many,
 // KEYGATE_SEED with which seed the first begins; the next has the next.
 func Run(t *testing.T, h Harness) {
-	first, n := seed(t), histories(t, h)
+	first, n := Seed(t), histories(t, h)
 	t.Logf("%d histories from KEYGATE_SEED=%d on", n, first)
 	lanes := make([]Nodes, min(cmp.Or(h.Lanes, 4), n))
 	for i := range lanes {
@@ -103,7 +103,9 @@ func histories(t *testing.T, h Harness) int {
 	return servers.Long(30, 1000)
 }
 
-func seed(t *testing.T) uint64 {
+// Seed returns the seed of the first history: KEYGATE_SEED, or a random one.
+func Seed(t *testing.T) uint64 {
+	t.Helper()
 	if n, ok := number(t, "KEYGATE_SEED"); ok {
 		return n
 	}
