@@ -161,7 +161,7 @@ func TestALostRaceDestroysItsOwnKeysOnly(t *testing.T) {
 	ok(t, err)
 	_, err = other.CreateKey(t.Context(), "a", "")
 	ok(t, err)
-	late, err := kms.New(config(newClock()), root, blind{store})
+	late, err := kms.New(config(newClock()), root, &blind{Store: store})
 	ok(t, err)
 	_, err = late.CreateKey(t.Context(), "a", "")
 	is(t, err, kms.ErrKeyExists)
@@ -172,11 +172,17 @@ func TestALostRaceDestroysItsOwnKeysOnly(t *testing.T) {
 	ok(t, err)
 }
 
-// A blind store does not find what is there.
-type blind struct{ keystore.Store }
+// A blind store does not find what is there at first.
+type blind struct {
+	keystore.Store
+	sees atomic.Bool
+}
 
-func (blind) Get(context.Context, string) ([]byte, keystore.Revision, error) {
-	return nil, "", keystore.ErrNotFound
+func (b *blind) Get(ctx context.Context, name string) ([]byte, keystore.Revision, error) {
+	if !b.sees.Swap(true) {
+		return nil, "", keystore.ErrNotFound
+	}
+	return b.Store.Get(ctx, name)
 }
 
 // random fails the test unless all of keys have 32 bytes, are distinct, and none
@@ -245,4 +251,34 @@ func TestBranchKeysAreRandom(t *testing.T) {
 			random(t, "a branch key", wrapped)
 		})
 	}
+}
+
+// A forgetful store is one that takes the record that it has stored for another's, as
+// it may when the answer to its first try was lost.
+type forgetful struct{ keystore.Store }
+
+func (s forgetful) Create(ctx context.Context, name string, record []byte) error {
+	if err := s.Store.Create(ctx, name, record); err != nil {
+		return err
+	}
+	return keystore.ErrExists
+}
+
+func TestCreateDestroysNoKeyOfARecordThatIsStored(t *testing.T) {
+	root, store := &recording{Root: hsmtest.Root(t)}, memory.New()
+	one, err := kms.New(config(newClock()), root, forgetful{store})
+	ok(t, err)
+	two, err := kms.New(config(newClock()), root, store)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	is(t, err, kms.ErrUnavailable)
+	if n := root.destroyed.Load(); n != 0 {
+		t.Errorf("%d keys of a stored record were destroyed", n)
+	}
+	_, ciphertext, _, err := two.GenerateDataKey(t.Context(), "a", nil)
+	ok(t, err)
+	_, _, err = one.Decrypt(t.Context(), "a", ciphertext, nil)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	is(t, err, kms.ErrKeyExists)
 }

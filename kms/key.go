@@ -120,8 +120,7 @@ func (k *KMS) commit(ctx context.Context, r *record) error {
 	defer cancel()
 	err = k.store.Create(storeCtx, r.Name, raw)
 	if errors.Is(err, keystore.ErrExists) {
-		k.destroy(ctx, r.handles())
-		return k.lostRace(ctx, r.Name)
+		return k.lostRace(ctx, r)
 	}
 	if err != nil {
 		// It may have been stored: the root's keys must stay.
@@ -141,16 +140,21 @@ func (k *KMS) commit(ctx context.Context, r *record) error {
 	return nil
 }
 
-// lostRace is the answer for a create that another create of the name beat.
-func (k *KMS) lostRace(ctx context.Context, name string) error {
-	r, _, err := k.read(ctx, name)
+// lostRace is the answer for a create of r that another create of the name beat. The
+// root's keys of r are destroyed only when another key is seen to have the name: a
+// record that a store took for another's could be r itself.
+func (k *KMS) lostRace(ctx context.Context, r *record) error {
+	winner, _, err := k.read(ctx, r.Name)
 	switch {
-	case err == nil:
-		return r.taken()
 	case errors.Is(err, ErrCorrupt):
 		return err
+	case err != nil:
+		return ErrKeyExists
+	case winner.ID == r.ID:
+		return fmt.Errorf("%w: the store takes the new record for another's", ErrUnavailable)
 	}
-	return ErrKeyExists
+	k.destroy(ctx, r.handles())
+	return winner.taken()
 }
 
 // tryKey encrypts and decrypts once with the key as it was stored.

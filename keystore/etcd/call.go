@@ -30,6 +30,29 @@ type result struct {
 	there    *mvccpb.KeyValue // at key, if it was not; nil: nothing
 }
 
+// A position is a state of etcd that was seen; zero, none was.
+type position struct {
+	cluster  uint64
+	revision int64
+}
+
+// saw notes the state of etcd in an answer of this cluster's store.
+func (s *Store) saw(r result) { s.head.Store(&position{r.cluster, r.revision}) }
+
+// seen returns a state of etcd that was before this call.
+func (s *Store) seen() position {
+	if p := s.head.Load(); p != nil {
+		return *p
+	}
+	return position{}
+}
+
+// had reports whether what is in the way of a write was there at p already, and has
+// been since.
+func (p position) had(r result) bool {
+	return r.there != nil && p.cluster == r.cluster && r.there.CreateRevision <= p.revision
+}
+
 // try runs t until it has an answer, and has decide say what that means. doubt
 // says that an earlier try may have been done.
 func (s *Store) try(ctx context.Context, call string, t transaction, decide func(r result, doubt bool) error) error {
@@ -71,6 +94,7 @@ func (s *Store) run(ctx context.Context, t transaction) (r result, sure bool, er
 	r = result{done: resp.Succeeded, revision: resp.Header.Revision, cluster: resp.Header.ClusterId}
 	if resp.Succeeded {
 		r.answers = resp.Responses
+		s.saw(r)
 		return r, true, nil
 	}
 	if err := s.identify(resp.Responses[0].GetResponseRange().Kvs); err != nil {
@@ -79,6 +103,7 @@ func (s *Store) run(ctx context.Context, t transaction) (r result, sure bool, er
 	if kvs := resp.Responses[1].GetResponseRange().Kvs; len(kvs) > 0 {
 		r.there = kvs[0]
 	}
+	s.saw(r)
 	return r, true, nil
 }
 
@@ -110,4 +135,4 @@ func (s *Store) check(call string, err error) error {
 	return nil
 }
 
-var errDoubt = fmt.Errorf("%w: the answer to an earlier try was lost, and the record has changed since", keystore.ErrUnavailable)
+var errDoubt = fmt.Errorf("%w: the answer to an earlier try was lost, and what is there now does not say whether it was done", keystore.ErrUnavailable)

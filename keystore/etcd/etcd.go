@@ -3,13 +3,15 @@
 //
 //	identity        whose store this is, as text
 //	changed         the id of the last write; each write puts it in its transaction
+//	deleted         each delete puts it, so that no create of before can be done after
 //	record/<name>   a record: see value
 //
 // Each call is one transaction that compares the identity too: with another
 // cluster's store, or an empty prefix, it is keystore.ErrUnavailable, never
 // keystore.ErrNotFound, at the cost of no further round trip. Reads are
 // linearizable. A write whose answer was lost is tried again with the same id, by
-// which it finds itself if it was done.
+// which it finds itself if it was done. Of a create, what is there then may not say
+// that: it is keystore.ErrUnavailable.
 package etcd
 
 import (
@@ -19,6 +21,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -109,6 +112,7 @@ type Store struct {
 	identity string // the text of the identity key
 	prefix   string
 	timeout  time.Duration
+	head     atomic.Pointer[position] // as of an answer of late; nil: there was none yet
 
 	mu     sync.Mutex // held while a client is made
 	client *clientv3.Client
@@ -152,6 +156,9 @@ func identityText(identity string) string { return identityHead + identity + "\n
 
 func (s *Store) identityKey() string { return s.prefix + "identity" }
 func (s *Store) changedKey() string  { return s.prefix + "changed" }
+
+// deletedKey is written by each delete of a record.
+func (s *Store) deletedKey() string { return s.prefix + "deleted" }
 func (s *Store) recordKey(name string) string {
 	return s.prefix + "record/" + name
 }

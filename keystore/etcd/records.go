@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -9,20 +10,48 @@ import (
 	"github.com/keygate/keygate/keystore"
 )
 
-// Create stores a record under a name that has none.
+// maxDeletes bounds how often a create gives way to a delete of another record.
+const maxDeletes = 16
+
+// errDeleted is of a create that was not done, as a record was deleted.
+var errDeleted = unavailable("others delete records all the time")
+
+// Create stores a record under a name that has none. A try of which the answer is lost
+// may be done late, when the record that the next one has made was deleted, and would
+// bring it back. So each is done only if no record of the store was deleted since the
+// call began.
 func (s *Store) Create(ctx context.Context, name string, record []byte) error {
 	if err := s.check("create", keystore.CheckWrite(ctx, name, record)); err != nil {
 		return err
 	}
+	var err error
+	for range maxDeletes {
+		if err = s.create(ctx, name, record, s.seen()); !errors.Is(err, errDeleted) {
+			break
+		}
+	}
+	return err
+}
+
+func (s *Store) create(ctx context.Context, name string, record []byte, before position) error {
 	key, id := s.recordKey(name), newID()
 	t := transaction{
-		when: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)},
+		when: []clientv3.Cmp{
+			clientv3.Compare(clientv3.CreateRevision(key), "=", 0),
+			clientv3.Compare(clientv3.ModRevision(s.deletedKey()), "<", before.revision+1),
+		},
 		then: s.writing(id, clientv3.OpPut(key, id.value(record))),
 		key:  key,
 	}
-	return s.try(ctx, "create", t, func(r result, _ bool) error {
-		if r.done || mine(r, id) {
+	return s.try(ctx, "create", t, func(r result, doubt bool) error {
+		switch {
+		case r.done || mine(r, id):
 			return nil
+		case doubt && !before.had(r):
+			// Another's record, or this one, updated or deleted by another.
+			return errDoubt
+		case r.there == nil:
+			return errDeleted
 		}
 		return keystore.ErrExists
 	})
@@ -74,13 +103,19 @@ func (s *Store) Delete(ctx context.Context, name string, rev keystore.Revision) 
 		return err
 	}
 	key := s.recordKey(name)
-	t := transaction{when: at(key, rev), then: s.writing(newID(), clientv3.OpDelete(key)), key: key}
+	t := transaction{when: at(key, rev), then: s.deleting(key), key: key}
 	return s.try(ctx, "delete", t, func(r result, doubt bool) error { return r.missed(doubt) })
 }
 
 // writing returns op and what each write leaves for those who watch.
 func (s *Store) writing(id writeID, op clientv3.Op) []clientv3.Op {
 	return []clientv3.Op{op, clientv3.OpPut(s.changedKey(), string(id[:]))}
+}
+
+// deleting returns what removes a record, and keeps creates that began before from being
+// done after.
+func (s *Store) deleting(key string) []clientv3.Op {
+	return append(s.writing(newID(), clientv3.OpDelete(key)), clientv3.OpPut(s.deletedKey(), ""))
 }
 
 // at is the condition that a record exists and has revision rev.

@@ -36,12 +36,20 @@ type verdict struct {
 	doubt bool  // the statement may have been done
 }
 
+// An unprepared is why a statement was not prepared, and so not run.
+type unprepared struct{ error }
+
 // judge says which error of package keystore a failed statement is. A refusal is
 // certain; all else is unknown. That something does not exist is never concluded
 // from an error.
 func judge(err error) verdict {
 	if errors.Is(err, errNoIdentity) {
 		return verdict{class: keystore.ErrUnavailable}
+	}
+	if before, ok := errors.AsType[*unprepared](err); ok {
+		v := judge(before.error)
+		v.doubt = false
+		return v
 	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
@@ -80,4 +88,4 @@ func unavailable(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{keystore.ErrUnavailable}, args...)...)
 }
 
-var errDoubt = fmt.Errorf("%w: the answer to an earlier try was lost, and the record has changed since", keystore.ErrUnavailable)
+var errDoubt = fmt.Errorf("%w: the answer to an earlier try was lost, and what is there now does not say whether it was done", keystore.ErrUnavailable)

@@ -5,7 +5,9 @@
 // of the store too: in another database, or another cluster's store, it is
 // keystore.ErrUnavailable, never keystore.ErrNotFound. A write whose answer was
 // lost is tried again with the same id, by which it finds itself if it was done;
-// one that is still under way holds the second back until it has ended.
+// one that is still under way holds the second back until it has ended. A create is
+// only looked for, and if it is not there, that is keystore.ErrUnavailable: what it
+// made may have been deleted since, and must not come back.
 package postgres
 
 import (

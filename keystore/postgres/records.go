@@ -108,6 +108,11 @@ func (s *Store) noRow(err error) error {
 // returned: nil, nothing.
 func (s *Store) write(ctx context.Context, call, name, sql string, args ...any) (done bool, there *stored, err error) {
 	n, err := run(ctx, s, call, func(ctx context.Context, c *pgxpool.Conn) (int64, error) {
+		// Prepared before, which it is once for each connection, so that it is known
+		// that what failed there was not run.
+		if _, err := c.Conn().Prepare(ctx, sql, sql); err != nil {
+			return 0, &unprepared{err}
+		}
 		tag, err := c.Exec(ctx, sql, append([]any{s.identity, len(migrations), name}, args...)...)
 		return tag.RowsAffected(), err
 	})
@@ -127,7 +132,10 @@ func (s *Store) Create(ctx context.Context, name string, record []byte) error {
 		return err
 	}
 	id := newID()
-	return s.try(ctx, "create", func(ctx context.Context, _ bool) error {
+	return s.try(ctx, "create", func(ctx context.Context, doubt bool) error {
+		if doubt {
+			return s.created(ctx, name, id)
+		}
 		for range maxVanish {
 			done, there, err := s.write(ctx, "insert", name, s.sql.create, id, whole(record))
 			switch {
@@ -141,6 +149,17 @@ func (s *Store) Create(ctx context.Context, name string, record []byte) error {
 		}
 		return unavailable("others make and remove the record all the time")
 	})
+}
+
+// created returns nil if a create, whose answer was lost, is known to be done. It is not
+// tried again: its record may have been updated since, which is not ErrExists, or
+// deleted, and must not come back.
+func (s *Store) created(ctx context.Context, name string, id []byte) error {
+	there, err := s.look(ctx, name)
+	if err != nil || there.is(id) {
+		return err
+	}
+	return errDoubt
 }
 
 // whole returns record, not nil: that would be NULL.

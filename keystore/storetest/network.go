@@ -89,6 +89,41 @@ func testLostAnswers(t *testing.T, h Harness) {
 	}
 }
 
+// testLostCreates has another node change what a create has made, before the create,
+// whose answer was lost, is tried again. It does not know then what it has done: with
+// ErrExists, package kms would take the keys of its own record for another's, and
+// destroy them; and what was deleted stays so.
+func testLostCreates(t *testing.T, h Harness) {
+	direct := h.Fresh(t)()
+	s, ps := network(t, h, 0)
+	if s == nil {
+		return
+	}
+	for name, change := range map[string]func(name string, rev keystore.Revision) error{
+		"updated": func(name string, rev keystore.Revision) error {
+			return direct.Update(t.Context(), name, []byte("two"), rev)
+		},
+		"deleted": func(name string, rev keystore.Revision) error { return direct.Delete(t.Context(), name, rev) },
+	} {
+		want(t, "create", s.Create(t.Context(), name+"-before", nil), nil) // there is a connection that can
+		ps.set(netfault.Half)
+		created := make(chan error, 1)
+		go func() { created <- s.Create(t.Context(), name, []byte("one")) }()
+		var rev keystore.Revision
+		err := keystore.ErrNotFound
+		for end := time.Now().Add(recovery); err != nil && time.Now().Before(end); {
+			_, rev, err = direct.Get(t.Context(), name)
+		}
+		want(t, "get what is made", err, nil)
+		want(t, "change it", change(name, rev), nil)
+		ps.set(netfault.Pass)
+		ps.cut()
+		want(t, "create", <-created, keystore.ErrUnavailable)
+	}
+	holds(t, direct, "updated", []byte("two"))
+	absent(t, direct, "deleted")
+}
+
 // testNetworks: whatever the network does, a call ends in time, and all is well soon
 // after it is.
 func testNetworks(t *testing.T, h Harness) {

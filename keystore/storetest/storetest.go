@@ -112,6 +112,7 @@ func Run(t *testing.T, h Harness) {
 		{"watch ends with its store", testWatchCloses},
 		{"watch goes on while nothing happens", testWatchLasts},
 		{"KS-28 a write whose answer is lost finds itself", testLostAnswers},
+		{"KS-28 a create whose record was changed before it is tried again does not know", testLostCreates},
 		{"KS-31 calls end in time whatever the network does", testNetworks},
 		{"KS-27 watch that hears nothing ends within WatchBound", testSilence},
 		{"KS-15 of 8 concurrent creates one succeeds", testCreateRace},

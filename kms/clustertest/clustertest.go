@@ -47,6 +47,7 @@ const bound = 5 * time.Second
 func Run(t *testing.T, h Harness) {
 	t.Run("KS-21 a deleted key is of no use on any node after 5 s", func(t *testing.T) { testDelete(t, h) })
 	t.Run("KS-21 a read that races a delete does not bring the record back", func(t *testing.T) { testRace(t, h) })
+	t.Run("KS-32 keys are not lost, changed or brought back, whatever fails", func(t *testing.T) { testHistories(t, h) })
 	t.Run("KS-22 the store holds no key, DEK or PIN", func(t *testing.T) { testSearch(t, h) })
 }
 

@@ -38,10 +38,11 @@ func newEtcd(vars map[string]string) Etcd {
 // File returns the path of a file in Dir.
 func (e Etcd) File(name string) string { return filepath.Join(e.Dir, name) }
 
-// Kill ends a member, from 0 to 2, by SIGKILL.
+// Kill ends a member, from 0 to 2, by SIGKILL, and waits until it is gone: Start would
+// find its ports taken.
 func (e Etcd) Kill(tb testing.TB, member int) {
 	tb.Helper()
-	e.signal(tb, member, syscall.SIGKILL)
+	gone(e.signal(tb, member, syscall.SIGKILL))
 }
 
 // Stop has a member stand still until Continue.
@@ -56,19 +57,21 @@ func (e Etcd) Continue(tb testing.TB, member int) {
 	e.signal(tb, member, syscall.SIGCONT)
 }
 
-func (e Etcd) signal(tb testing.TB, member int, signal syscall.Signal) {
+// signal sends a signal to a member and returns its process id.
+func (e Etcd) signal(tb testing.TB, member int, signal syscall.Signal) (pid int) {
 	tb.Helper()
 	text, err := os.ReadFile(e.File(fmt.Sprintf("%d.pid", member)))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
 	if err == nil {
 		err = syscall.Kill(pid, signal)
 	}
 	if err != nil {
 		tb.Fatalf("servers: %v member %d: %v", signal, member, err)
 	}
+	return pid
 }
 
 // Start starts a member again that was killed.

@@ -71,12 +71,7 @@ func (p Postgres) Kill(tb testing.TB) {
 			syscall.Kill(n, syscall.SIGKILL)
 		}
 	}
-	for range 200 {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	gone(pid)
 }
 
 // Start starts the server again that was killed, and waits until it takes

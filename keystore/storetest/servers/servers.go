@@ -136,6 +136,17 @@ func repository() (string, error) {
 	return "", err
 }
 
+// gone waits for up to a second until a process has ended; nobody need have waited for
+// it.
+func gone(pid int) {
+	for range 200 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 func missing(tb testing.TB, err error) {
 	tb.Helper()
 	if os.Getenv("CI") == "true" {
