@@ -20,7 +20,7 @@ import (
 )
 
 // A section is what a configuration says of a root or a store that no other
-// gateway has, and what goes with it.
+// gateway has, and what goes with it. newNode puts a time in the place of TIMEOUT.
 type section struct {
 	yaml    string
 	env     []string
@@ -109,7 +109,7 @@ func softHSM(tb testing.TB) section {
 
 func pkcs11(f softhsm.Fixture, module string) section {
 	return section{
-		yaml: fmt.Sprintf("pkcs11: {module: %q, token: %s, pin: {file: %q}, timeout: 1s}", module, f.Label, f.PINFile),
+		yaml: fmt.Sprintf("pkcs11: {module: %q, token: %s, pin: {file: %q}, timeout: TIMEOUT}", module, f.Label, f.PINFile),
 		env:  []string{softhsm.ConfEnv + "=" + f.Conf}, init: []string{"hsm", "init"}, secrets: []string{f.PIN}, imports: true,
 	}
 }
@@ -125,7 +125,7 @@ func directory(tb testing.TB) section {
 // vaultAt is what the sections of both of Vault's drivers begin with.
 func vaultAt(tb testing.TB, address string, s *vaulttest.Server) string {
 	tb.Helper()
-	return fmt.Sprintf("address: %q, timeout: 1s, tls: {ca: %q}, auth: {token_file: %q}", address, s.CAFile, vaulttest.TokenFile(tb, s.Root))
+	return fmt.Sprintf("address: %q, timeout: TIMEOUT, tls: {ca: %q}, auth: {token_file: %q}", address, s.CAFile, vaulttest.TokenFile(tb, s.Root))
 }
 
 func transit(tb testing.TB, address string, s *vaulttest.Server) section {
@@ -142,14 +142,14 @@ func kv(tb testing.TB, address string, s *vaulttest.Server) section {
 }
 
 func etcd(e servers.Etcd) section {
-	return section{yaml: fmt.Sprintf("etcd: {endpoints: [%s], prefix: /%s/, timeout: 1s, tls: {ca: %q, cert: %q, key: %q}}",
+	return section{yaml: fmt.Sprintf("etcd: {endpoints: [%s], prefix: /%s/, timeout: TIMEOUT, tls: {ca: %q, cert: %q, key: %q}}",
 		strings.Join(e.Endpoints, ", "), unique(), e.File("ca.crt"), e.File("client.crt"), e.File("client.key"))}
 }
 
 func postgres(tb testing.TB, p servers.Postgres) section {
 	tb.Helper()
 	return section{
-		yaml: fmt.Sprintf("postgres: {hosts: [%q], schema: k%s, user: gateway, password_file: %q, timeout: 1s, owner: {user: owner, password_file: %q}, tls: {ca: %q}}",
+		yaml: fmt.Sprintf("postgres: {hosts: [%q], schema: k%s, user: gateway, password_file: %q, timeout: TIMEOUT, owner: {user: owner, password_file: %q}, tls: {ca: %q}}",
 			p.Host, unique(), p.Password("gateway"), p.Password("owner"), p.File("ca.crt")),
 		secrets: []string{text(tb, p.Password("gateway")), text(tb, p.Password("owner"))},
 	}
@@ -164,7 +164,7 @@ func awsAt(tb testing.TB, endpoint string) string {
 	if endpoint == "" {
 		tb.Skip("the matrix makes too many keys for AWS itself")
 	}
-	return fmt.Sprintf("region: %s, endpoint: %q, credentials_file: %q, timeout: 1s", awstest.Region, endpoint, awstest.Credentials(tb, endpoint))
+	return fmt.Sprintf("region: %s, endpoint: %q, credentials_file: %q, timeout: TIMEOUT", awstest.Region, endpoint, awstest.Credentials(tb, endpoint))
 }
 
 func awsKMS(tb testing.TB, endpoint string) section {

@@ -45,7 +45,7 @@ func names(all []backend) (list []string) {
 }
 
 func live(t *testing.T, root, store section) {
-	n := newNode(t, root, store, "")
+	n := newNode(t, root, store, longTimeout, "")
 	n.start()
 	l := &life{t: t, c: n.client()}
 	l.first(root.imports)

@@ -39,8 +39,9 @@ type node struct {
 }
 
 // newNode writes the configuration of a gateway over root and store, and has the
-// program make what they need. more are further lines of the configuration.
-func newNode(t *testing.T, root, store section, more string) *node {
+// program make what they need. timeout is that of calls of root and store, more are
+// further lines of the configuration.
+func newNode(t *testing.T, root, store section, timeout, more string) *node {
 	t.Helper()
 	n := &node{t: t, dir: t.TempDir(), secrets: append(root.secrets, store.secrets...)}
 	n.env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), append(root.env, store.env...)...)
@@ -57,12 +58,21 @@ audit: {file: audit.log}
 root: {%s}
 keystore: {%s}
 %s`, program.ids["admin"], file("server.key"), file("server.crt"), program.ids["app"], root.yaml, store.yaml, more)
-	if err := os.WriteFile(n.path("config.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	n.configure(text, longTimeout)
 	n.run(root.init...)
 	n.run("store", "init")
+	n.configure(text, timeout)
 	return n
+}
+
+// longTimeout is for what is not about time, where many programs share a machine.
+const longTimeout = "10s"
+
+func (n *node) configure(text, timeout string) {
+	n.t.Helper()
+	if err := os.WriteFile(n.path("config.yaml"), []byte(strings.ReplaceAll(text, "TIMEOUT", timeout)), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
@@ -181,24 +191,31 @@ type answer struct {
 	took   time.Duration
 }
 
-// send makes one request as the administrator, and never a second one.
+// send makes one request as the administrator, and never a second one. No answer
+// is status 0, and an error of the test.
 func (n *node) send(method, path, body string) answer {
 	n.t.Helper()
+	begin := time.Now()
+	a, err := n.try(method, path, body)
+	if err != nil {
+		n.t.Errorf("%s %s: %v", method, path, err)
+	}
+	a.took = time.Since(begin)
+	return a
+}
+
+func (n *node) try(method, path, body string) (a answer, err error) {
 	req, err := http.NewRequestWithContext(n.t.Context(), method, "https://"+n.addr+path, strings.NewReader(body))
 	if err != nil {
-		n.t.Fatal(err)
+		return a, err
 	}
-	begin := time.Now()
 	resp, err := n.http.Do(req)
 	if err != nil {
-		n.t.Fatalf("%s %s: %v", method, path, err)
+		return a, err
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		n.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return answer{resp.StatusCode, resp.Header, string(text), time.Since(begin)}
+	return answer{status: resp.StatusCode, header: resp.Header, body: string(text)}, err
 }
 
 // metric returns the value of a series of /metrics, such as
