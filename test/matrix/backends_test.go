@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,11 +184,11 @@ func perKey(t *testing.T, tb testing.TB) section {
 	p.Route(tb, "GenerateMac", other)
 	name := "alias/" + unique()
 	cfg := awskms.Config{Endpoint: other, Region: awstest.Region, CredentialsFile: awstest.Credentials(tb, other), Key: name, RecordKey: name + "-record"}
-	if _, err := awskms.Init(t.Context(), cfg, slog.New(slog.DiscardHandler)); err != nil {
+	if _, err := awskms.Init(t.Context(), cfg, quiet()); err != nil {
 		tb.Fatal(err)
 	}
 	cfg.Endpoint = p.URL
-	made, err := awskms.Init(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	made, err := awskms.Init(t.Context(), cfg, quiet())
 	if e, there := errors.AsType[*awskms.Error](err); !there || e.Operation != "CreateKey" || made.RecordKey {
 		tb.Fatalf("init at a KMS without HMAC keys: %+v, %v", made, err)
 	}
