@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/awsapi/awstest"
 	"github.com/keygate/keygate/awskms"
@@ -183,7 +184,7 @@ func perKey(t *testing.T, tb testing.TB) section {
 	p := awstest.NewProxy(tb, awstest.Endpoint(tb, awstest.LocalKMS))
 	p.Route(tb, "GenerateMac", other)
 	name := "alias/" + unique()
-	cfg := awskms.Config{Endpoint: other, Region: awstest.Region, CredentialsFile: awstest.Credentials(tb, other), Key: name, RecordKey: name + "-record"}
+	cfg := awskms.Config{Endpoint: other, Region: awstest.Region, CredentialsFile: awstest.Credentials(tb, other), Key: name, RecordKey: name + "-record", Timeout: 10 * time.Second}
 	if _, err := awskms.Init(t.Context(), cfg, quiet()); err != nil {
 		tb.Fatal(err)
 	}

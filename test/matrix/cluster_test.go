@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/awsapi/awstest"
 	"github.com/keygate/keygate/awskms"
@@ -102,7 +103,7 @@ func realCluster(t *testing.T) cluster {
 func awsCluster(t *testing.T) cluster {
 	p := awstest.NewProxy(t, awstest.Endpoint(t, awstest.KMS))
 	name := "alias/" + unique()
-	cfg := awskms.Config{Endpoint: p.URL, Region: awstest.Region, CredentialsFile: awstest.Credentials(t, p.URL), Key: name, RecordKey: name + "-record"}
+	cfg := awskms.Config{Endpoint: p.URL, Region: awstest.Region, CredentialsFile: awstest.Credentials(t, p.URL), Key: name, RecordKey: name + "-record", Timeout: 10 * time.Second}
 	if _, err := awskms.Init(t.Context(), cfg, quiet()); err != nil {
 		t.Fatal(err)
 	}

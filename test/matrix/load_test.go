@@ -72,7 +72,7 @@ func load(t *testing.T, name string, c cluster, mode envelope.Mode, keys, reques
 	begun := time.Now()
 	var wait sync.WaitGroup
 	for i := range nodes {
-		wait.Go(func() { exchange(t, all[i], all[(i+1)%nodes], names, requests/2/nodes) })
+		wait.Go(func() { exchange(t, all[i], all[(i+1)%nodes], names, (requests/2+i)/nodes) })
 	}
 	wait.Wait()
 	took := time.Since(begun)
@@ -81,7 +81,7 @@ func load(t *testing.T, name string, c cluster, mode envelope.Mode, keys, reques
 		text = fmt.Sprintf("%d %s", n-before, what)
 	}
 	check(t, calls, mode, keys, requests)
-	return fmt.Sprintf("| %s | %v | %d | %d | %d | %v | %s | %.1f s |\n", name, mode, keys, requests/2/nodes*nodes*2, calls.total(), calls, text, took.Seconds())
+	return fmt.Sprintf("| %s | %v | %d | %d | %d | %v | %s | %.1f s |\n", name, mode, keys, requests, calls.total(), calls, text, took.Seconds())
 }
 
 // check holds the calls to what docs/design.md says.
