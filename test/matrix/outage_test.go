@@ -2,7 +2,9 @@ package matrix_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,6 +52,20 @@ func TestFaults(t *testing.T) {
 		}
 	})
 	t.Logf("\n%s", table)
+	if *tablesFile != "" && !t.Failed() {
+		if err := appendFile(*tablesFile, faultsPage(table)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func appendFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 func suffer(t *testing.T, f fault, found func(column, text string)) {
