@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-roots test-stores test-vault lint fuzz vuln bench allocs pgo clean
+.PHONY: help build run demo test test-roots test-stores test-vault test-matrix lint fuzz vuln bench allocs pgo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test-stores: ## pass the suite of key stores on each kind, with real servers, an
 test-vault: ## pass the tests of the Vault drivers on a real Vault core, which is built first (minutes, once)
 	@scripts/packages.sh test
 	@scripts/test.sh vault
+
+test-matrix: ## pass the tests of the whole gateway over each root and store, and with each broken, and print the tables
+	@scripts/packages.sh test
+	@scripts/aws.sh scripts/test.sh matrix
 
 lint: ## look at the code: gofmt, go vet, staticcheck
 	@scripts/packages.sh build

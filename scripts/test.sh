@@ -9,6 +9,7 @@
 #   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
 #   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
+#   matrix the whole gateway over each root and store, with the tables of what ran
 #   vault  what uses Vault, with the race detector, on a real Vault core, which
 #          is built if it is not there; race and fips use one that is
 set -euo pipefail
@@ -58,6 +59,14 @@ vault() {
 	say tests on a real Vault core
 	KEYGATE_LONG=1 $go test -p 1 -race -count 1 ./vault/... ./keystore/vaultkv/
 	$go test -count 1 -run Vault ./cmd/keygate/
+}
+
+# matrix runs the whole gateway over each root of trust and key store, and prints
+# the tables. $MATRIXFLAGS are flags of the test.
+matrix() {
+	find_vault
+	say the whole gateway over each root of trust and key store
+	$go test -count 1 -v ./test/matrix ${MATRIXFLAGS:+-args $MATRIXFLAGS} | grep -Ev '^ *(===|--- PASS)'
 }
 
 race() {
@@ -134,9 +143,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln | vault | roots) $part ;;
+	lint | race | fips | fuzz | vuln | vault | roots | matrix) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots|matrix..." >&2
 		exit 2
 		;;
 	esac
