@@ -26,6 +26,7 @@ type branch struct {
 	until   int64        // the end of its life, likewise
 	left    atomic.Int64 // DEKs that it may still seal; of no meaning for an opened one
 	used    atomic.Int64 // when it last opened something, likewise; coarse
+	trying  atomic.Bool  // the root is asked for it again, beside requests
 
 	// Each of these holds b until it has fired or is stopped. They are set once,
 	// before others can see b there.
@@ -82,6 +83,14 @@ func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outag
 			go k.makeAhead(ctx, r)
 		}
 		return b, false, nil
+	}
+	if b != nil && k.outageLasts() && b.left.Add(-n) >= 0 {
+		// The root does not answer, or late: it is asked beside the request.
+		if s.making.CompareAndSwap(false, true) {
+			go k.makeAhead(ctx, r)
+		}
+		k.stats.outageUses.Add(1)
+		return b, true, nil
 	}
 	next, err := k.awaitBranch(ctx, r, b)
 	if err != nil {
@@ -202,11 +211,17 @@ func (k *KMS) sealInOutage(b *branch, n int64, err error) (*branch, bool, error)
 	return nil, false, err
 }
 
+// outageLasts reports whether an outage is known that began less than Config.Outage
+// ago.
+func (k *KMS) outageLasts() bool {
+	since := k.outage.Load()
+	return since != 0 && k.cfg.Now().UnixNano()-since < int64(k.cfg.Outage)
+}
+
 // inOutage reports whether err says that the root is out, and the outage began
 // less than Config.Outage ago.
 func (k *KMS) inOutage(err error) bool {
-	since := k.outage.Load()
-	return errors.Is(err, ErrUnavailable) && since != 0 && k.cfg.Now().UnixNano()-since < int64(k.cfg.Outage)
+	return errors.Is(err, ErrUnavailable) && k.outageLasts()
 }
 
 // opening returns the branch key that a ciphertext carries, from memory or, once
@@ -226,8 +241,33 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		b.touch(now)
 		return b, false, nil
 	}
-	own := string(wrapped)
-	opened, err := share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
+	if b != nil && k.outageLasts() {
+		if b.trying.CompareAndSwap(false, true) {
+			go k.openAgain(ctx, b, h, v)
+		}
+		k.stats.outageUses.Add(1)
+		return b, true, nil
+	}
+	opened, err := k.awaitOpened(ctx, h, v, string(wrapped), now)
+	if err != nil && b != nil && ctx.Err() == nil && k.inOutage(err) {
+		k.stats.outageUses.Add(1)
+		return b, true, nil
+	}
+	return opened, false, err
+}
+
+// openAgain asks the root for a branch key past its life that goes on in an outage.
+func (k *KMS) openAgain(ctx context.Context, b *branch, h envelope.Header, v version) {
+	defer b.trying.Store(false)
+	if _, err := k.awaitOpened(context.WithoutCancel(ctx), h, v, string(b.wrapped), k.cfg.Now().UnixNano()); err != nil {
+		time.Sleep(time.Second) // while the root is down each try costs a time-out
+	}
+}
+
+// awaitOpened waits for a branch key that the root is asked for, once however many
+// wait.
+func (k *KMS) awaitOpened(ctx context.Context, h envelope.Header, v version, own string, now int64) (*branch, error) {
+	return share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
 		epoch := k.opened.epoch.Load()
 		// Another call may have opened it since this one looked.
 		if b := k.opened.get(h, []byte(own)); b != nil && now < b.until {
@@ -240,11 +280,6 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 		}
 		return b, err
 	})
-	if err != nil && b != nil && ctx.Err() == nil && k.inOutage(err) {
-		k.stats.outageUses.Add(1)
-		return b, true, nil
-	}
-	return opened, false, err
 }
 
 // held returns the branch key of a ciphertext that is in memory, maybe past its life,

@@ -22,7 +22,7 @@ type watched struct {
 	kms.Root
 	encrypts, decrypts, randoms atomic.Int64
 	fail                        atomic.Bool
-	delay                       atomic.Int64 // of Decrypt
+	delay                       atomic.Int64 // of Decrypt and Random
 	random                      func(b []byte) error
 }
 
@@ -47,6 +47,7 @@ func (w *watched) Decrypt(ctx context.Context, handle, ciphertext, ad []byte) ([
 
 func (w *watched) Random(ctx context.Context, b []byte) error {
 	w.randoms.Add(1)
+	time.Sleep(time.Duration(w.delay.Load()))
 	switch {
 	case w.fail.Load():
 		return errOut
@@ -269,6 +270,33 @@ func TestOutage(t *testing.T) {
 		opens(t, n.KMS, dek, ciphertext)
 		if out := n.Stats().Outage; out != 0 {
 			t.Errorf("still out, for %v", out)
+		}
+	})
+	t.Run("is waited for once, and asked beside requests after that", func(t *testing.T) {
+		n := newBranchNode(t, nil)
+		dek, ciphertext := n.generate(t)
+		n.root.fail.Store(true)
+		n.root.delay.Store(int64(200 * time.Millisecond))
+		n.clock.advance(kms.DefaultBranchLifetime)
+		n.generate(t)
+		begin, asked := time.Now(), n.root.randoms.Load()+n.root.decrypts.Load()
+		for range 100 {
+			n.generate(t)
+			opens(t, n.KMS, dek, ciphertext)
+		}
+		if took := time.Since(begin); took > 150*time.Millisecond {
+			t.Errorf("200 operations in a known outage took %v", took)
+		}
+		if n := n.root.randoms.Load() + n.root.decrypts.Load() - asked; n > 2 {
+			t.Errorf("the root was asked %d times", n)
+		}
+		n.root.fail.Store(false)
+		n.root.delay.Store(0)
+		for end := time.Now().Add(5 * time.Second); n.Stats().Outage != 0; time.Sleep(10 * time.Millisecond) {
+			n.generate(t)
+			if time.Now().After(end) {
+				t.Fatal("the outage goes on when the root is back")
+			}
 		}
 	})
 	t.Run("ends with a status that is good", func(t *testing.T) {
