@@ -95,3 +95,30 @@ func TestADrainLetsRequestsEnd(t *testing.T) {
 	}
 	<-stopped
 }
+
+// A log that is followed is a request that does not end: who may no longer follow it
+// is not to hear of what comes.
+func TestAFollowerWhoseRightIsTakenAwayHearsNoMore(t *testing.T) {
+	w := newWorld(t)
+	w.reload(setRules(w, []string{"/v1/log/*"}, nil))
+	for _, http2 := range []bool{true, false} {
+		w.reload(setRules(w, []string{"/v1/log/*"}, nil))
+		lines := w.clientOf(&w.app, http2).follow("/v1/log/audit")
+		w.reload(setRules(w, []string{"/v1/status"}, nil))
+		w.client(w.admin).get("POST", fmt.Sprintf("/v1/key/create/secret-%t", http2), "", nil)
+		ended := time.After(3 * time.Second)
+	reading:
+		for {
+			select {
+			case line, open := <-lines:
+				if !open {
+					break reading
+				}
+				t.Errorf("http2 %t: heard %s", http2, line)
+			case <-ended:
+				t.Errorf("http2 %t: the stream goes on", http2)
+				break reading
+			}
+		}
+	}
+}
