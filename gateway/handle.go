@@ -38,7 +38,7 @@ type request struct {
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
 	r := s.open(w, hr, rt, resource)
 	if r.conn.raw != nil {
-		r.conn.raw.turning.give() // it may wait from here on, for as long as a log is followed
+		defer r.conn.raw.turning.work(hr.ProtoMajor < 2)()
 	}
 	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
 	if refused, wait := s.enter(r); refused != admitted {
