@@ -70,19 +70,20 @@ func (b *branch) aging(now, uses int64) bool {
 }
 
 // sealing returns a branch key that may seal n more DEKs, at most
-// Config.BranchUses, under the newest version of r. outage says that it is past
-// its life.
-func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outage bool, err error) {
+// Config.BranchUses, under the newest version of r. epoch is that of the opened
+// branch keys when the operation began with r. outage says that the key is past its
+// life.
+func (k *KMS) sealing(ctx context.Context, r *record, epoch uint64, n int64) (b *branch, outage bool, err error) {
 	s := r.sealer
 	b = s.current.Load()
 	now := k.cfg.Now().UnixNano()
 	if b.fresh(now, n) {
 		if b.aging(now, k.cfg.BranchUses) && s.making.CompareAndSwap(false, true) {
-			go k.makeAhead(ctx, r)
+			go k.makeAhead(ctx, r, epoch)
 		}
 		return b, false, nil
 	}
-	next, err := k.awaitBranch(ctx, r, b)
+	next, err := k.awaitBranch(ctx, r, epoch, b)
 	if err != nil {
 		return k.sealInOutage(b, n, err)
 	}
@@ -93,26 +94,26 @@ func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outag
 	if err := ctx.Err(); err != nil {
 		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, err)
 	}
-	return k.sealing(ctx, r, n)
+	return k.sealing(ctx, r, epoch, n)
 }
 
 // awaitBranch waits for a branch key in the place of old. One is made, however
 // many wait, and each waits only as long as its own context allows.
-func (k *KMS) awaitBranch(ctx context.Context, r *record, old *branch) (*branch, error) {
+func (k *KMS) awaitBranch(ctx context.Context, r *record, epoch uint64, old *branch) (*branch, error) {
 	key := fmt.Sprintf("branch %v %d", r.ID, r.newest().Number)
 	return share(ctx, k, key, "a branch key", func(ctx context.Context) (*branch, error) {
 		if b := r.sealer.current.Load(); b != nil && b != old {
 			return b, nil
 		}
-		return k.makeBranch(ctx, r)
+		return k.makeBranch(ctx, r, epoch)
 	})
 }
 
-func (k *KMS) makeAhead(ctx context.Context, r *record) {
+func (k *KMS) makeAhead(ctx context.Context, r *record, epoch uint64) {
 	defer r.sealer.making.Store(false)
 	_, err := func() (_ *branch, err error) {
 		defer recovered(&err)
-		return k.makeBranch(context.WithoutCancel(ctx), r)
+		return k.makeBranch(context.WithoutCancel(ctx), r, epoch)
 	}()
 	if err != nil {
 		k.cfg.Logger.Warn("kms: the next branch key could not be made ahead; it will be tried again", "key", r.Name, "error", err)
@@ -122,7 +123,8 @@ func (k *KMS) makeAhead(ctx context.Context, r *record) {
 }
 
 // makeBranch makes a branch key and puts it in the place of the current one.
-func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
+// Whoever waits for it uses it, but it stays only if none was forgotten since epoch.
+func (k *KMS) makeBranch(ctx context.Context, r *record, epoch uint64) (*branch, error) {
 	if err := k.spend(ctx, r, 1); err != nil {
 		return nil, err
 	}
@@ -133,7 +135,6 @@ func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
 		return nil, err
 	}
 	defer clear(key)
-	epoch := k.opened.epoch.Load()
 	wrapped, err := k.rootEncrypt(ctx, v.Handle, key, envelope.WrapAdditionalData(h, k.cfg.Cluster))
 	if err != nil {
 		return nil, err
@@ -212,8 +213,9 @@ func (k *KMS) inOutage(err error) bool {
 // however many wait for it, from the root.
 //
 // In direct mode each operation is to be one of the root's, so that nothing is
-// kept or taken from memory. outage says that the branch key is past its life.
-func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
+// kept or taken from memory. epoch is as in sealing. outage says that the branch key
+// is past its life.
+func (k *KMS) opening(ctx context.Context, r *record, epoch uint64, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
 	if k.mode(r) == envelope.Direct {
 		b, err = k.openWrapped(ctx, h, v, wrapped, 0)
 		return b, false, err
@@ -228,7 +230,6 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 	k.stats.branchMisses.Add(1)
 	own := string(wrapped)
 	opened, err := share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
-		epoch := k.opened.epoch.Load()
 		b, err := k.openWrapped(ctx, h, v, []byte(own), k.cfg.OpenedLifetime)
 		if err == nil {
 			k.keep(b, epoch)
@@ -262,7 +263,7 @@ func (k *KMS) keep(b *branch, epoch uint64) {
 
 // forgetBranches forgets all branch keys of a record, also those that are being
 // made or opened now: whoever makes one looks at the epoch after he has put it
-// in its place.
+// in its place, and remembers that of before he asked the root for anything.
 func (k *KMS) forgetBranches(r *record) {
 	k.opened.purge(r.ID)
 	if r.sealer != nil {

@@ -393,3 +393,96 @@ func BenchmarkGenerateDataKey(b *testing.B) {
 		}
 	})
 }
+
+// A waiting root waits in Random until it is let go.
+type waiting struct {
+	kms.Root
+	mu   sync.Mutex
+	hold chan struct{}
+	held chan struct{}
+}
+
+func (w *waiting) Random(ctx context.Context, p []byte) error {
+	w.mu.Lock()
+	hold, held := w.hold, w.held
+	w.hold = nil
+	w.mu.Unlock()
+	if hold != nil {
+		close(held)
+		<-hold
+	}
+	return w.Root.Random(ctx, p)
+}
+
+// A branch key that is being made while its key is deleted does not stay in memory.
+func TestABranchKeyThatIsBeingMadeDoesNotOutliveItsKey(t *testing.T) {
+	root := &waiting{Root: hsmtest.Root(t)}
+	k, err := kms.New(config(newClock()), root, memory.New())
+	ok(t, err)
+	_, err = k.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	hold, held := make(chan struct{}), make(chan struct{})
+	root.hold, root.held = hold, held
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		k.GenerateDataKey(context.WithoutCancel(t.Context()), "a", nil)
+	}()
+	<-held
+	_, err = k.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	close(hold)
+	<-done
+	if n := k.Stats().Branches; n != 0 {
+		t.Errorf("%d branch keys of a deleted key are in memory", n)
+	}
+}
+
+// A late root answers the first Decrypt of a batch only when it is let go.
+type late struct {
+	kms.Root
+	once sync.Once
+	hold chan struct{}
+	held chan struct{}
+}
+
+func (l *late) Decrypt(ctx context.Context, handle, ciphertext, ad []byte) ([]byte, error) {
+	l.once.Do(func() { close(l.held); <-l.hold })
+	return l.Root.Decrypt(ctx, handle, ciphertext, ad)
+}
+
+// Branch keys of a batch that are opened after the key was deleted do not stay in
+// memory, either.
+func TestABatchKeepsNoBranchKeyOfADeletedKey(t *testing.T) {
+	store, root := memory.New(), hsmtest.Root(t)
+	cfg := config(newClock())
+	cfg.BranchUses = 1
+	one, err := kms.New(cfg, root, store)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	var batch []kms.Sealed
+	for range 20 {
+		_, c, _, err := one.GenerateDataKey(t.Context(), "a", nil)
+		ok(t, err)
+		batch = append(batch, kms.Sealed{Ciphertext: c})
+	}
+	l := &late{Root: root, hold: make(chan struct{}), held: make(chan struct{})}
+	two, err := kms.New(config(newClock()), l, store)
+	ok(t, err)
+	_, err = two.DescribeKey(t.Context(), "a")
+	ok(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		two.DecryptBatch(context.WithoutCancel(t.Context()), "a", batch)
+	}()
+	<-l.held
+	_, err = two.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	close(l.hold)
+	<-done
+	if n := two.Stats().Branches; n != 0 {
+		t.Errorf("%d branch keys of a deleted key are in memory", n)
+	}
+}
