@@ -28,6 +28,7 @@ type request struct {
 	entry    audit.Entry     // filled on the way
 	start    time.Time       // for the duration
 	body     []byte          // wiped at the end
+	held     int64           // bytes that count for it
 
 	caller *caller // whose it is, once it has come to enter
 	gate   *admission.Gate
@@ -46,7 +47,7 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 		return
 	}
 	defer r.gate.Leave(&r.ticket)
-	defer func() { clear(r.body) }()
+	defer r.endBody()
 	s.metrics.begin()
 	defer s.metrics.end()
 	r.limitTime()
