@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -139,6 +140,9 @@ func (k *KMS) makeBranch(ctx context.Context, r *record, epoch uint64) (*branch,
 	if err != nil {
 		return nil, err
 	}
+	if err := k.tryBranch(ctx, h, v, wrapped, key); err != nil {
+		return nil, err
+	}
 	b, err := k.newBranch(h, wrapped, key, k.cfg.BranchLifetime)
 	if err != nil {
 		return nil, err
@@ -151,6 +155,21 @@ func (k *KMS) makeBranch(ctx context.Context, r *record, epoch uint64) (*branch,
 	k.keep(b, epoch)
 	k.stats.branchesMade.Add(1)
 	return b, nil
+}
+
+// tryBranch returns an error unless the root opens what it has just wrapped: all
+// that a branch key seals is lost if it does not, which would show when it is gone
+// from memory, an hour later.
+func (k *KMS) tryBranch(ctx context.Context, h envelope.Header, v version, wrapped, key []byte) error {
+	back, err := k.rootDecrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	defer clear(back)
+	switch {
+	case errors.Is(err, ErrCiphertext):
+		err = fmt.Errorf("%w: the root does not open the branch key that it has wrapped: %v", ErrUnavailable, err)
+	case err == nil && !bytes.Equal(back, key):
+		err = fmt.Errorf("%w: the root opens the branch key that it has wrapped to something else", ErrUnavailable)
+	}
+	return err
 }
 
 // branchBytes returns KeySize random bytes, of the root's and the system's

@@ -105,7 +105,7 @@ func opens(t *testing.T, k *kms.KMS, dek, ciphertext []byte) {
 	}
 }
 
-func TestABranchKeyCostsTheRootTwoCalls(t *testing.T) {
+func TestABranchKeyCostsTheRootThreeCalls(t *testing.T) {
 	n := newBranchNode(t, nil)
 	n.root.encrypts.Store(0)
 	n.root.decrypts.Store(0)
@@ -119,7 +119,7 @@ func TestABranchKeyCostsTheRootTwoCalls(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if e, d, r := n.root.encrypts.Load(), n.root.decrypts.Load(), n.root.randoms.Load(); e != 1 || d != 0 || r != 1 {
+	if e, d, r := n.root.encrypts.Load(), n.root.decrypts.Load(), n.root.randoms.Load(); e != 1 || d != 1 || r != 1 {
 		t.Errorf("6,400 DEKs and as many decryptions: %d encrypts, %d decrypts, %d randoms at the root", e, d, r)
 	}
 }
@@ -485,4 +485,49 @@ func TestABatchKeepsNoBranchKeyOfADeletedKey(t *testing.T) {
 	if n := two.Stats().Branches; n != 0 {
 		t.Errorf("%d branch keys of a deleted key are in memory", n)
 	}
+}
+
+// A forgetful root wraps what it does not open.
+type forgetful struct {
+	kms.Root
+	spoil func(ciphertext []byte) []byte // nil: it is well
+}
+
+func (f *forgetful) Encrypt(ctx context.Context, handle, plaintext, additionalData []byte) ([]byte, error) {
+	c, err := f.Root.Encrypt(ctx, handle, plaintext, additionalData)
+	if err == nil && f.spoil != nil {
+		c = f.spoil(c)
+	}
+	return c, err
+}
+
+// All that an hour's branch key seals would be lost with it.
+func TestNoBranchKeyIsUsedThatTheRootDoesNotOpen(t *testing.T) {
+	root := &forgetful{Root: hsmtest.Root(t)}
+	k, err := kms.New(config(newClock()), root, memory.New())
+	ok(t, err)
+	_, err = k.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	var other []byte
+	for name, spoil := range map[string]func([]byte) []byte{
+		"a bit is wrong": func(c []byte) []byte { c[len(c)-1] ^= 1; return c },
+		"cut short":      func(c []byte) []byte { return c[:len(c)-1] },
+		"nothing":        func([]byte) []byte { return nil },
+		"an older one":   func(c []byte) []byte { defer func() { other = c }(); return other },
+	} {
+		root.spoil = spoil
+		for range 2 {
+			_, _, _, err = k.GenerateDataKey(t.Context(), "a", nil)
+			if !errors.Is(err, kms.ErrUnavailable) {
+				t.Fatalf("%s: error is %v", name, err)
+			}
+			_, _, err = k.GenerateDataKeys(t.Context(), "a", 3, [][]byte{nil})
+			is(t, err, kms.ErrUnavailable)
+		}
+	}
+	root.spoil = nil
+	_, c, _, err := k.GenerateDataKey(t.Context(), "a", nil)
+	ok(t, err)
+	_, _, err = k.Decrypt(t.Context(), "a", c, nil)
+	ok(t, err)
 }
