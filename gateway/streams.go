@@ -20,12 +20,19 @@ type lineStream[T any] struct {
 	stop   <-chan struct{}
 }
 
+// recheck is after what time a client's certificate is looked at again.
+const recheck = time.Minute
+
 // stillMay returns what reports whether the request would be done now. A stream can
 // last for weeks: rules and certificate count as they are when a line is sent, not as
 // they were when it began.
 func (s *Server) stillMay(r *request) func() bool {
 	return func() bool {
-		r.state, r.entry.Time = s.state.Load(), s.now(time.Now())
+		st, now := s.state.Load(), s.now(time.Now())
+		if st == r.state && now.Sub(r.entry.Time) < recheck {
+			return true
+		}
+		r.state, r.entry.Time = st, now
 		return s.authorize(r) == nil
 	}
 }

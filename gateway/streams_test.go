@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate/keygate/gateway"
 )
 
 func TestTheErrorStreamDelivers(t *testing.T) {
@@ -100,7 +102,6 @@ func TestADrainLetsRequestsEnd(t *testing.T) {
 // is not to hear of what comes.
 func TestAFollowerWhoseRightIsTakenAwayHearsNoMore(t *testing.T) {
 	w := newWorld(t)
-	w.reload(setRules(w, []string{"/v1/log/*"}, nil))
 	for _, http2 := range []bool{true, false} {
 		w.reload(setRules(w, []string{"/v1/log/*"}, nil))
 		lines := w.clientOf(&w.app, http2).follow("/v1/log/audit")
@@ -120,5 +121,18 @@ func TestAFollowerWhoseRightIsTakenAwayHearsNoMore(t *testing.T) {
 				break reading
 			}
 		}
+	}
+}
+
+func TestAFollowerWhoseCertificateHasExpiredHearsNoMore(t *testing.T) {
+	w := newWorld(t)
+	w.reload(func(s *gateway.State) { s.Clients.RefuseExpired = true })
+	lines := w.client(w.admin).follow("/v1/log/audit")
+	w.client(w.app).get("GET", "/v1/status", "", nil)
+	await(t, lines, "/v1/status")
+	w.clock.Store(int64(time.Until(w.admin.Leaf.NotAfter) + time.Hour))
+	w.client(w.app).do("GET", "/v1/metrics", "")
+	for line := range lines { // to its end
+		t.Errorf("heard %s", line)
 	}
 }
