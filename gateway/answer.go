@@ -133,6 +133,9 @@ func (s *Server) report(r *request, failure *api.Error, err error) {
 		s.metrics.overload.WithLabelValues("bodies").Inc()
 		return
 	}
+	if errors.Is(err, api.ErrAuditUnavailable) {
+		return // package audit has logged it, once
+	}
 	if failure == nil || failure.Status < 500 || failure.Status == http.StatusNotImplemented || r.abandoned() {
 		return
 	}
