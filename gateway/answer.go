@@ -126,8 +126,16 @@ func outcomeOf(e *api.Error) audit.Outcome {
 }
 
 // report logs a fault of the server, once. What clients do wrong is counted and
-// audited, but is no error: they could fill the log with it.
+// audited, but is no error: they could fill the log with it. So is what they send too
+// much of at a time.
 func (s *Server) report(r *request, failure *api.Error, err error) {
+	if errors.Is(err, api.ErrOverload) {
+		s.metrics.overload.WithLabelValues("bodies").Inc()
+		return
+	}
+	if errors.Is(err, api.ErrAuditUnavailable) {
+		return // package audit has logged it, once
+	}
 	if failure == nil || failure.Status < 500 || failure.Status == http.StatusNotImplemented || r.abandoned() {
 		return
 	}

@@ -39,7 +39,7 @@ func (r *request) decodeOptional(into any) error {
 }
 
 // read reads the body, once. The route's limit holds for it, whatever its
-// Content-Length says.
+// Content-Length says. It returns api.ErrBody, or api.ErrOverload if there is no room.
 func (r *request) read() (err error) {
 	if r.body != nil {
 		return nil
@@ -47,7 +47,10 @@ func (r *request) read() (err error) {
 	if r.http.ContentLength > r.route.maxBody {
 		return api.ErrBody
 	}
-	r.timeReads(func() { r.body, err = readAll(r.http.Body, r.http.ContentLength, r.route.maxBody) })
+	r.timeReads(func() { r.body, err = readAll(r.http.Body, r.http.ContentLength, r.route.maxBody, r.hold) })
+	if errors.Is(err, api.ErrOverload) {
+		return err
+	}
 	if err != nil {
 		return api.ErrBody
 	}
@@ -65,11 +68,15 @@ func (r *request) timeReads(read func()) {
 }
 
 // readAll reads at most limit bytes to the end of body, of which hint are
-// expected, if it is not negative. It leaves no other copy of them behind.
-func readAll(body io.Reader, hint, limit int64) ([]byte, error) {
+// expected, if it is not negative. It leaves no other copy of them behind. It asks
+// hold before it has room for so many, and returns api.ErrOverload if it may not.
+func readAll(body io.Reader, hint, limit int64, hold func(size int64) bool) ([]byte, error) {
 	size := hint + 1 // so that its end is seen without another byte's room
 	if hint < 0 {
 		size = 512
+	}
+	if !hold(size) {
+		return nil, api.ErrOverload
 	}
 	b := make([]byte, 0, size)
 	for {
@@ -86,6 +93,10 @@ func readAll(body io.Reader, hint, limit int64) ([]byte, error) {
 			return nil, err
 		}
 		if len(b) == cap(b) {
+			if !hold(2 * int64(cap(b))) {
+				clear(b)
+				return nil, api.ErrOverload
+			}
 			b = grow(b)
 		}
 	}

@@ -20,6 +20,9 @@ type caller struct {
 	paced  admission.Rate // refusals
 	tolls  [len(refusals)]toll
 	turns  *turns // of its connections
+
+	bodies    bodyMemory
+	allBodies *bodyMemory // of all callers
 }
 
 // callers are all that have come since the server was started, and what they
@@ -32,6 +35,7 @@ type callers struct {
 	handshakes handshakes
 	strangers  *caller
 	turnstile  *turnstile
+	bodies     bodyMemory
 
 	mu  sync.Mutex
 	all map[policy.Identity]*caller
@@ -53,7 +57,7 @@ const (
 func newCallers(l LimitsConfig) *callers {
 	l = l.WithDefaults()
 	stile := new(turnstile)
-	return &callers{
+	c := &callers{
 		limits:    l,
 		turnstile: stile,
 		work: admission.NewGate(admission.Limits{
@@ -61,8 +65,17 @@ func newCallers(l LimitsConfig) *callers {
 		system: admission.NewGate(admission.Limits{
 			Running: systemRunning, Share: systemRunning / 2, Queue: systemQueue, Wait: systemWait, Patience: patience, Parked: systemPending}),
 		handshakes: newHandshakes(l.Handshakes),
-		strangers:  &caller{limit: l.limitOf(""), turns: stile.turns()},
+		bodies:     bodyMemory{limit: int64(l.Bodies)},
 		all:        make(map[policy.Identity]*caller),
+	}
+	c.strangers = c.newCaller("")
+	return c
+}
+
+func (c *callers) newCaller(id policy.Identity) *caller {
+	return &caller{
+		identity: id, limit: c.limits.limitOf(id), turns: c.turnstile.turns(),
+		bodies: bodyMemory{limit: int64(c.limits.Bodies / 2)}, allBodies: &c.bodies,
 	}
 }
 
@@ -72,7 +85,7 @@ func (c *callers) of(id policy.Identity) *caller {
 	defer c.mu.Unlock()
 	one := c.all[id]
 	if one == nil {
-		one = &caller{identity: id, limit: c.limits.limitOf(id), turns: c.turnstile.turns()}
+		one = c.newCaller(id)
 		c.all[id] = one
 	}
 	return one

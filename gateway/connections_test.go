@@ -184,3 +184,29 @@ func TestStreamsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Connections that are busy for long, and have sent more, are many more than there are
+// turns of their identity.
+func TestAFollowerThatPipelinesHoldsNoTurn(t *testing.T) {
+	w := newWorld(t)
+	for range 40 {
+		conn := w.dial(w.admin)
+		_, err := io.WriteString(conn, "GET /v1/log/error HTTP/1.1\r\nHost: x\r\n\r\n")
+		ok(t, err)
+		_, err = conn.Read(make([]byte, 4096))
+		ok(t, err)
+		_, err = io.WriteString(conn, "GET")
+		ok(t, err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	c := w.clientOf(&w.admin, false)
+	c.http.Timeout = 3 * time.Second
+	for i := range 3 {
+		resp, err := c.http.Get(c.base + "/v1/status")
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/x509"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type conn struct {
 	all         *conns
 	read, write deadline
 	turning     turning
+	authorities atomic.Pointer[x509.CertPool] // that its handshake asked for; nil: none
 }
 
 func (c *conn) Read(b []byte) (int, error) {

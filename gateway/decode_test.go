@@ -51,7 +51,7 @@ func TestReadAllKeepsToItsLimitAndWipes(t *testing.T) {
 	for _, n := range []int{0, 1, 511, 512, 513, 999, 1000, 1001, 5000} {
 		content := bytes.Repeat([]byte("x"), n)
 		for _, hint := range []int64{-1, 0, int64(n), limit} {
-			got, err := readAll(bytes.NewReader(content), hint, limit)
+			got, err := readAll(bytes.NewReader(content), hint, limit, func(int64) bool { return true })
 			if (err == nil) != (n <= limit) || err == nil && !bytes.Equal(got, content) || err != nil && got != nil {
 				t.Errorf("%d bytes, hint %d: %d bytes, %v", n, hint, len(got), err)
 			}

@@ -234,6 +234,9 @@ func TestAU03_WithoutAnAuditLogNoKeyIsUsed(t *testing.T) {
 	if metrics.StatusCode != 200 || !strings.Contains(metrics.body, "\nkeygate_audit_failures_total ") || strings.Contains(metrics.body, "\nkeygate_audit_failures_total 0\n") {
 		t.Error("the failures are not counted")
 	}
+	if log := w.log.String(); strings.Count(log, "audit: entries cannot be written") != 1 || strings.Contains(log, "request failed") {
+		t.Errorf("it is not logged once: %s", log)
+	}
 }
 
 func TestMetricsCountEverythingAndNameNoKey(t *testing.T) {

@@ -28,6 +28,7 @@ type request struct {
 	entry    audit.Entry     // filled on the way
 	start    time.Time       // for the duration
 	body     []byte          // wiped at the end
+	held     int64           // bytes that count for it
 
 	caller *caller // whose it is, once it has come to enter
 	gate   *admission.Gate
@@ -38,7 +39,7 @@ type request struct {
 func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resource string) {
 	r := s.open(w, hr, rt, resource)
 	if r.conn.raw != nil {
-		r.conn.raw.turning.give() // it may wait from here on, for as long as a log is followed
+		defer r.conn.raw.turning.work(hr.ProtoMajor < 2)()
 	}
 	w.Header()["X-Request-Id"] = []string{r.entry.RequestID}
 	if refused, wait := s.enter(r); refused != admitted {
@@ -46,7 +47,7 @@ func (s *Server) serve(w http.ResponseWriter, hr *http.Request, rt *route, resou
 		return
 	}
 	defer r.gate.Leave(&r.ticket)
-	defer func() { clear(r.body) }()
+	defer r.endBody()
 	s.metrics.begin()
 	defer s.metrics.end()
 	r.limitTime()

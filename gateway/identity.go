@@ -24,6 +24,7 @@ var (
 
 // The answers to clients whose certificate is not accepted.
 var (
+	errAuthority   = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate is not of an authority that is trusted"}
 	errUsage       = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate is not for client authentication"}
 	errExpired     = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate has expired"}
 	errNotYetValid = &api.Error{Status: http.StatusForbidden, Message: "not authorized: client certificate is not yet valid"}
@@ -45,7 +46,14 @@ type connection struct {
 	peer    peer
 	subject atomic.Pointer[subject] // of the last request
 	reads   timedReads
-	seen    atomic.Pointer[seen] // whose it is; nil: not known yet
+	seen    atomic.Pointer[seen]  // whose it is; nil: not known yet
+	chain   atomic.Pointer[chain] // nil: its chain was not looked at since the handshake
+}
+
+// A chain is whether a peer's certificates lead to one of some authorities.
+type chain struct {
+	authorities *x509.CertPool
+	trusted     bool
 }
 
 // A subject is what rules say of a connection's identity.
@@ -147,10 +155,44 @@ func (s *Server) authorize(r *request) error {
 	return nil
 }
 
+// leadsTo reports whether the peer's certificates lead to one of the authorities, as
+// its handshake asked for at the time: those may have changed since.
+func (c *connection) leadsTo(authorities *x509.CertPool, peer []*x509.Certificate, now time.Time) bool {
+	last := c.chain.Load()
+	if last == nil && c.raw != nil {
+		last = &chain{c.raw.authorities.Load(), true}
+	}
+	if last != nil && last.authorities == authorities {
+		return last.trusted
+	}
+	next := &chain{authorities, true}
+	if last == nil || last.authorities == nil || !last.trusted || !last.authorities.Equal(authorities) {
+		next.trusted = verifies(peer, authorities, now)
+	}
+	c.chain.Store(next)
+	return next.trusted
+}
+
+// verifies reports whether the first certificate leads to one of the authorities by
+// way of the others, as package tls verifies it in a handshake.
+func verifies(peer []*x509.Certificate, authorities *x509.CertPool, now time.Time) bool {
+	others := x509.NewCertPool()
+	for _, c := range peer[1:] {
+		others.AddCert(c)
+	}
+	_, err := peer[0].Verify(x509.VerifyOptions{
+		Roots: authorities, Intermediates: others, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err == nil
+}
+
 // admit checks the client's certificate, at each request: a certificate can
-// expire, and the rules can change, while its connection lasts.
+// expire, and the rules and authorities can change, while its connection lasts.
 func (s *Server) admit(r *request) error {
 	p := r.conn.peerOf(r.http)
+	if cas := r.state.ClientCAs; cas != nil && !r.conn.leadsTo(cas, r.http.TLS.PeerCertificates, r.entry.Time) {
+		s.metrics.refused.WithLabelValues("authority").Inc()
+		return errAuthority
+	}
 	if !mayAuthenticate(p.leaf, r.state.Clients.AnyUsage) {
 		s.metrics.refused.WithLabelValues("usage").Inc()
 		return errUsage

@@ -253,3 +253,27 @@ func TestAPIKeyCertificatesAreAccepted(t *testing.T) {
 	w.reload(func(s *gateway.State) { s.Rules = w.rules([]string{"/v1/status"}, nil) })
 	w.client(c).get("GET", "/v1/status", "", nil)
 }
+
+// An authority that is no longer trusted ends what its certificates can do, on open
+// connections too.
+func TestAnAuthorityThatIsTakenAwayCountsOnOpenConnections(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.state.ClientCAs = w.ca.pool() })
+	app := w.ca.issue(t, nil)
+	w.appID = identity(app)
+	w.reload(setRules(w, []string{"/v1/status"}, nil))
+	c := w.client(app)
+	c.get("GET", "/v1/status", "", nil)
+	w.reload(func(s *gateway.State) { s.ClientCAs = newAuthority(t, "other").pool() })
+	const untrusted = "not authorized: client certificate is not of an authority that is trusted"
+	for range 2 {
+		c.fails("GET", "/v1/status", "", 403, untrusted)
+	}
+	w.reload(func(s *gateway.State) { s.ClientCAs = w.ca.pool() })
+	c.get("GET", "/v1/status", "", nil)
+	// Where none was asked for in the handshake, one is from now on.
+	w.reload(func(s *gateway.State) { s.ClientCAs = nil })
+	own := w.client(newCertificate(t, nil))
+	own.fails("GET", "/v1/status", "", 403, notAuthorized)
+	w.reload(func(s *gateway.State) { s.ClientCAs = w.ca.pool() })
+	own.fails("GET", "/v1/status", "", 403, untrusted)
+}

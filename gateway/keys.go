@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"time"
 
 	"github.com/keygate/keygate/api"
@@ -46,6 +47,9 @@ func (s *Server) createKey(r *request) (any, error) {
 func (s *Server) importKey(r *request) (any, error) {
 	name, err := r.name()
 	if err != nil {
+		return nil, err
+	}
+	if err := r.read(); errors.Is(err, api.ErrOverload) {
 		return nil, err
 	}
 	var in api.ImportKeyRequest

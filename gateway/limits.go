@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keygate/keygate/admission"
+	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/policy"
 )
 
@@ -27,6 +28,10 @@ type LimitsConfig struct {
 	// Pending bounds the requests that have begun and wait for something; half of
 	// them may be of one identity. Default 4096.
 	Pending int `yaml:"pending"`
+	// Bodies is how many bytes of the bodies of requests are in memory at a time; half
+	// of them may be of one identity. Bodies of up to 4 KiB do not count. Default 256
+	// MiB; at least 16 MiB, so that the largest batch can be read.
+	Bodies int `yaml:"bodies"`
 	// Connections is how many may be open. Others are closed at once. Default
 	// 16384.
 	Connections int `yaml:"connections"`
@@ -90,6 +95,8 @@ func (c LimitsConfig) Check() error {
 	} {
 		refuse(field.n < 0 || field.n > field.most, "%s: %d is not from 1 to %d, or 0 for the default", field.name, field.n, field.most)
 	}
+	const least = 2 * api.MaxBatch
+	refuse(c.Bodies != 0 && (c.Bodies < least || c.Bodies > 1<<40), "bodies: %d is not from %d to %d, or 0 for the default", c.Bodies, least, 1<<40)
 	refuse(c.Wait < 0 || c.Wait > time.Second, "wait: %v is not from 0 to 1s", c.Wait)
 	refuse(c.Rate.all().bad(), "rate: requests is 0, or from 0.001 to 1000000 a second, and burst is 0 or more")
 	for id, own := range c.Rate.Identities {
@@ -106,7 +113,7 @@ func (c LimitsConfig) WithDefaults() LimitsConfig {
 	for _, field := range []struct {
 		n       *int
 		usually int
-	}{{&c.Running, 16 * cpus}, {&c.Queue, 64 * cpus}, {&c.Pending, 4096}, {&c.Connections, 16384}, {&c.Handshakes, 4 * cpus}, {&c.Streams, 250}} {
+	}{{&c.Running, 16 * cpus}, {&c.Queue, 64 * cpus}, {&c.Pending, 4096}, {&c.Bodies, 256 << 20}, {&c.Connections, 16384}, {&c.Handshakes, 4 * cpus}, {&c.Streams, 250}} {
 		if *field.n == 0 {
 			*field.n = field.usually
 		}

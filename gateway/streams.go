@@ -12,11 +12,29 @@ import (
 )
 
 // A lineStream is the reply of a log route: JSON lines as they come, until the
-// client goes or the server stops.
+// client goes, may no longer have them, or the server stops.
 type lineStream[T any] struct {
 	follow func() (lines <-chan T, cancel func())
+	may    func() bool // whether the client may have the next line
 	event  func(T) any // what a line becomes
 	stop   <-chan struct{}
+}
+
+// recheck is after what time a client's certificate is looked at again.
+const recheck = time.Minute
+
+// stillMay returns what reports whether the request would be done now. A stream can
+// last for weeks: rules and certificate count as they are when a line is sent, not as
+// they were when it began.
+func (s *Server) stillMay(r *request) func() bool {
+	return func() bool {
+		st, now := s.state.Load(), s.now(time.Now())
+		if st == r.state && now.Sub(r.entry.Time) < recheck {
+			return true
+		}
+		r.state, r.entry.Time = st, now
+		return s.authorize(r) == nil
+	}
 }
 
 // lineTime is how long a client may take to read what is sent to it.
@@ -41,21 +59,21 @@ func (s *lineStream[T]) stream(w http.ResponseWriter, r *http.Request) {
 			return
 		case line, ok := <-lines:
 			c.SetWriteDeadline(time.Now().Add(lineTime))
-			if !ok || enc.Encode(s.event(line)) != nil || c.Flush() != nil {
+			if !ok || !s.may() || enc.Encode(s.event(line)) != nil || c.Flush() != nil {
 				return
 			}
 		}
 	}
 }
 
-func (s *Server) readErrorLog(*request) (any, error) {
-	return &lineStream[string]{follow: s.cfg.ErrorLog.follows.follow, stop: s.stop, event: func(line string) any {
+func (s *Server) readErrorLog(r *request) (any, error) {
+	return &lineStream[string]{follow: s.cfg.ErrorLog.follows.follow, may: s.stillMay(r), stop: s.stop, event: func(line string) any {
 		return api.ErrorEvent{Message: line}
 	}}, nil
 }
 
-func (s *Server) readAuditLog(*request) (any, error) {
-	return &lineStream[audit.Entry]{follow: s.cfg.Audit.Subscribe, stop: s.stop, event: func(e audit.Entry) any {
+func (s *Server) readAuditLog(r *request) (any, error) {
+	return &lineStream[audit.Entry]{follow: s.cfg.Audit.Subscribe, may: s.stillMay(r), stop: s.stop, event: func(e audit.Entry) any {
 		return auditEvent(&e)
 	}}, nil
 }

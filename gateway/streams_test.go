@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate/keygate/gateway"
 )
 
 func TestTheErrorStreamDelivers(t *testing.T) {
@@ -94,4 +96,43 @@ func TestADrainLetsRequestsEnd(t *testing.T) {
 		t.Errorf("answered %d %s", a.StatusCode, a.body)
 	}
 	<-stopped
+}
+
+// A log that is followed is a request that does not end: who may no longer follow it
+// is not to hear of what comes.
+func TestAFollowerWhoseRightIsTakenAwayHearsNoMore(t *testing.T) {
+	w := newWorld(t)
+	for _, http2 := range []bool{true, false} {
+		w.reload(setRules(w, []string{"/v1/log/*"}, nil))
+		lines := w.clientOf(&w.app, http2).follow("/v1/log/audit")
+		w.reload(setRules(w, []string{"/v1/status"}, nil))
+		w.client(w.admin).get("POST", fmt.Sprintf("/v1/key/create/secret-%t", http2), "", nil)
+		ended := time.After(3 * time.Second)
+	reading:
+		for {
+			select {
+			case line, open := <-lines:
+				if !open {
+					break reading
+				}
+				t.Errorf("http2 %t: heard %s", http2, line)
+			case <-ended:
+				t.Errorf("http2 %t: the stream goes on", http2)
+				break reading
+			}
+		}
+	}
+}
+
+func TestAFollowerWhoseCertificateHasExpiredHearsNoMore(t *testing.T) {
+	w := newWorld(t)
+	w.reload(func(s *gateway.State) { s.Clients.RefuseExpired = true })
+	lines := w.client(w.admin).follow("/v1/log/audit")
+	w.client(w.app).get("GET", "/v1/status", "", nil)
+	await(t, lines, "/v1/status")
+	w.clock.Store(int64(time.Until(w.admin.Leaf.NotAfter) + time.Hour))
+	w.client(w.app).do("GET", "/v1/metrics", "")
+	for line := range lines { // to its end
+		t.Errorf("heard %s", line)
+	}
 }

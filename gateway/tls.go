@@ -70,7 +70,11 @@ func (s *Server) httpServer() *http.Server {
 				if err := s.callers.handshakes.begin(hello); err != nil {
 					return nil, err
 				}
-				return s.state.Load().tls, nil
+				st := s.state.Load()
+				if raw := rawConn(hello.Conn); raw != nil {
+					raw.authorities.Store(st.ClientCAs)
+				}
+				return st.tls, nil
 			},
 		},
 		HTTP2: &http.HTTP2Config{

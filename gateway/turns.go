@@ -147,6 +147,7 @@ func (s *turnstile) serve() (stop func(), err error) {
 type turning struct {
 	of     atomic.Pointer[turns] // nil: its identity is not known yet
 	held   atomic.Pointer[turns] // nil: it has no turn
+	busy   atomic.Bool           // with the one request that it can have at a time
 	closed atomic.Bool
 }
 
@@ -157,7 +158,9 @@ func (t *turning) belong(of *turns) {
 	}
 }
 
-// take waits for a turn.
+// take waits for a turn. What comes over HTTP/1.1 while a request is in work is not
+// looked at before it is done, which may take long (a log that is followed): a
+// connection that kept a turn meanwhile would keep it from the others.
 func (t *turning) take() {
 	of := t.of.Load()
 	if of == nil {
@@ -165,9 +168,17 @@ func (t *turning) take() {
 	}
 	of.take()
 	t.held.Store(of)
-	if t.closed.Load() {
+	if t.closed.Load() || t.busy.Load() {
 		t.give()
 	}
+}
+
+// work has the connection keep no turn until done is called, if it has one request
+// at a time.
+func (t *turning) work(one bool) (done func()) {
+	t.busy.Store(one)
+	t.give() // it may wait from here on
+	return func() { t.busy.Store(false) }
 }
 
 // give gives the turn back, if there is one.

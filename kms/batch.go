@@ -70,9 +70,10 @@ func (k *KMS) GenerateDataKeys(ctx context.Context, name string, n int, addition
 
 // reserveBatch takes what the batch needs out of as few branch keys as can be.
 func (k *KMS) reserveBatch(ctx context.Context, r *record, b *Batch) (outage bool, err error) {
+	epoch := k.opened.epoch.Load()
 	for left := b.n; left > 0; {
 		n := int(min(int64(left), k.cfg.BranchUses))
-		key, past, err := k.sealing(ctx, r, int64(n))
+		key, past, err := k.sealing(ctx, r, epoch, int64(n))
 		if err != nil {
 			return outage, err
 		}

@@ -39,7 +39,7 @@ func (k *KMS) DecryptBatch(ctx context.Context, name string, batch []Sealed) ([]
 	if err := r.usable(); err != nil {
 		return nil, Use{KeyID: r.ID}, err
 	}
-	o := &opener{kms: k, r: r, batch: batch, opened: make([]Opened, len(batch))}
+	o := &opener{kms: k, r: r, batch: batch, opened: make([]Opened, len(batch)), epoch: k.opened.epoch.Load()}
 	o.calls.SetLimit(batchCalls)
 	o.sort(ctx)
 	o.calls.Wait()
@@ -53,6 +53,7 @@ type opener struct {
 	r      *record
 	batch  []Sealed
 	opened []Opened
+	epoch  uint64 // of the opened branch keys, when the batch began
 
 	calls  errgroup.Group
 	out    atomic.Pointer[error] // why the root cannot be used
@@ -136,7 +137,7 @@ func (o *opener) call(i int, open func() ([]byte, error)) {
 // look looks a branch key up, likewise.
 func (o *opener) look(ctx context.Context, b *branchOf, h envelope.Header, v version) {
 	o.unlessOut(func() error {
-		found, outage, err := o.kms.opening(ctx, o.r, h, v, b.wrapped)
+		found, outage, err := o.kms.opening(ctx, o.r, o.epoch, h, v, b.wrapped)
 		b.branch = found
 		if outage {
 			o.outage.Store(true)

@@ -72,27 +72,28 @@ func (b *branch) aging(now, uses int64) bool {
 }
 
 // sealing returns a branch key that may seal n more DEKs, at most
-// Config.BranchUses, under the newest version of r. outage says that it is past
-// its life.
-func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outage bool, err error) {
+// Config.BranchUses, under the newest version of r. epoch is that of the opened
+// branch keys when the operation began with r. outage says that the key is past its
+// life.
+func (k *KMS) sealing(ctx context.Context, r *record, epoch uint64, n int64) (b *branch, outage bool, err error) {
 	s := r.sealer
 	b = s.current.Load()
 	now := k.cfg.Now().UnixNano()
 	if b.fresh(now, n) {
 		if b.aging(now, k.cfg.BranchUses) && s.making.CompareAndSwap(false, true) {
-			go k.makeAhead(ctx, r)
+			go k.makeAhead(ctx, r, epoch)
 		}
 		return b, false, nil
 	}
 	if b != nil && k.outageLasts() && b.left.Add(-n) >= 0 {
 		// The root does not answer, or late: it is asked beside the request.
 		if s.making.CompareAndSwap(false, true) {
-			go k.makeAhead(ctx, r)
+			go k.makeAhead(ctx, r, epoch)
 		}
 		k.stats.outageUses.Add(1)
 		return b, true, nil
 	}
-	next, err := k.awaitBranch(ctx, r, b)
+	next, err := k.awaitBranch(ctx, r, epoch, b)
 	if err != nil {
 		return k.sealInOutage(b, n, err)
 	}
@@ -103,26 +104,26 @@ func (k *KMS) sealing(ctx context.Context, r *record, n int64) (b *branch, outag
 	if err := ctx.Err(); err != nil {
 		return nil, false, fmt.Errorf("%w: wait for a branch key: %w", ErrUnavailable, err)
 	}
-	return k.sealing(ctx, r, n)
+	return k.sealing(ctx, r, epoch, n)
 }
 
 // awaitBranch waits for a branch key in the place of old. One is made, however
 // many wait, and each waits only as long as its own context allows.
-func (k *KMS) awaitBranch(ctx context.Context, r *record, old *branch) (*branch, error) {
+func (k *KMS) awaitBranch(ctx context.Context, r *record, epoch uint64, old *branch) (*branch, error) {
 	key := fmt.Sprintf("branch %v %d", r.ID, r.newest().Number)
 	return share(ctx, k, key, "a branch key", func(ctx context.Context) (*branch, error) {
 		if b := r.sealer.current.Load(); b != nil && b != old {
 			return b, nil
 		}
-		return k.makeBranch(ctx, r)
+		return k.makeBranch(ctx, r, epoch)
 	})
 }
 
-func (k *KMS) makeAhead(ctx context.Context, r *record) {
+func (k *KMS) makeAhead(ctx context.Context, r *record, epoch uint64) {
 	defer r.sealer.making.Store(false)
 	_, err := func() (_ *branch, err error) {
 		defer recovered(&err)
-		return k.makeBranch(context.WithoutCancel(ctx), r)
+		return k.makeBranch(context.WithoutCancel(ctx), r, epoch)
 	}()
 	if err != nil {
 		k.cfg.Logger.Warn("kms: the next branch key could not be made ahead; it will be tried again", "key", r.Name, "error", err)
@@ -132,7 +133,8 @@ func (k *KMS) makeAhead(ctx context.Context, r *record) {
 }
 
 // makeBranch makes a branch key and puts it in the place of the current one.
-func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
+// Whoever waits for it uses it, but it stays only if none was forgotten since epoch.
+func (k *KMS) makeBranch(ctx context.Context, r *record, epoch uint64) (*branch, error) {
 	if err := k.spend(ctx, r, 1); err != nil {
 		return nil, err
 	}
@@ -143,9 +145,11 @@ func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
 		return nil, err
 	}
 	defer clear(key)
-	epoch := k.opened.epoch.Load()
 	wrapped, err := k.rootEncrypt(ctx, v.Handle, key, envelope.WrapAdditionalData(h, k.cfg.Cluster))
 	if err != nil {
+		return nil, err
+	}
+	if err := k.tryBranch(ctx, h, v, wrapped, key); err != nil {
 		return nil, err
 	}
 	b, err := k.newBranch(h, wrapped, key, k.cfg.BranchLifetime)
@@ -160,6 +164,21 @@ func (k *KMS) makeBranch(ctx context.Context, r *record) (*branch, error) {
 	k.keep(b, epoch)
 	k.stats.branchesMade.Add(1)
 	return b, nil
+}
+
+// tryBranch returns an error unless the root opens what it has just wrapped: all
+// that a branch key seals is lost if it does not, which would show when it is gone
+// from memory, an hour later.
+func (k *KMS) tryBranch(ctx context.Context, h envelope.Header, v version, wrapped, key []byte) error {
+	back, err := k.rootDecrypt(ctx, v.Handle, wrapped, envelope.WrapAdditionalData(h, k.cfg.Cluster))
+	defer clear(back)
+	switch {
+	case errors.Is(err, ErrCiphertext):
+		err = fmt.Errorf("%w: the root does not open the branch key that it has wrapped: %v", ErrUnavailable, err)
+	case err == nil && !bytes.Equal(back, key):
+		err = fmt.Errorf("%w: the root opens the branch key that it has wrapped to something else", ErrUnavailable)
+	}
+	return err
 }
 
 // branchBytes returns KeySize random bytes, of the root's and the system's
@@ -228,8 +247,9 @@ func (k *KMS) inOutage(err error) bool {
 // however many wait for it, from the root.
 //
 // In direct mode each operation is to be one of the root's, so that nothing is
-// kept or taken from memory. outage says that the branch key is past its life.
-func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
+// kept or taken from memory. epoch is as in sealing. outage says that the branch key
+// is past its life.
+func (k *KMS) opening(ctx context.Context, r *record, epoch uint64, h envelope.Header, v version, wrapped []byte) (b *branch, outage bool, err error) {
 	if k.mode(r) == envelope.Direct {
 		b, err = k.openWrapped(ctx, h, v, wrapped, 0)
 		return b, false, err
@@ -243,12 +263,12 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 	}
 	if b != nil && k.outageLasts() {
 		if b.trying.CompareAndSwap(false, true) {
-			go k.openAgain(ctx, b, h, v)
+			go k.openAgain(ctx, b, epoch, h, v)
 		}
 		k.stats.outageUses.Add(1)
 		return b, true, nil
 	}
-	opened, err := k.awaitOpened(ctx, h, v, string(wrapped), now)
+	opened, err := k.awaitOpened(ctx, epoch, h, v, string(wrapped), now)
 	if err != nil && b != nil && ctx.Err() == nil && k.inOutage(err) {
 		k.stats.outageUses.Add(1)
 		return b, true, nil
@@ -257,18 +277,17 @@ func (k *KMS) opening(ctx context.Context, r *record, h envelope.Header, v versi
 }
 
 // openAgain asks the root for a branch key past its life that goes on in an outage.
-func (k *KMS) openAgain(ctx context.Context, b *branch, h envelope.Header, v version) {
+func (k *KMS) openAgain(ctx context.Context, b *branch, epoch uint64, h envelope.Header, v version) {
 	defer b.trying.Store(false)
-	if _, err := k.awaitOpened(context.WithoutCancel(ctx), h, v, string(b.wrapped), k.cfg.Now().UnixNano()); err != nil {
+	if _, err := k.awaitOpened(context.WithoutCancel(ctx), epoch, h, v, string(b.wrapped), k.cfg.Now().UnixNano()); err != nil {
 		time.Sleep(time.Second) // while the root is down each try costs a time-out
 	}
 }
 
 // awaitOpened waits for a branch key that the root is asked for, once however many
 // wait.
-func (k *KMS) awaitOpened(ctx context.Context, h envelope.Header, v version, own string, now int64) (*branch, error) {
+func (k *KMS) awaitOpened(ctx context.Context, epoch uint64, h envelope.Header, v version, own string, now int64) (*branch, error) {
 	return share(ctx, k, "open "+string(h.Append(nil))+own, "a branch key", func(ctx context.Context) (*branch, error) {
-		epoch := k.opened.epoch.Load()
 		// Another call may have opened it since this one looked.
 		if b := k.opened.get(h, []byte(own)); b != nil && now < b.until {
 			return b, nil
@@ -318,7 +337,7 @@ func (k *KMS) keep(b *branch, epoch uint64) {
 
 // forgetBranches forgets all branch keys of a record, also those that are being
 // made or opened now: whoever makes one looks at the epoch after he has put it
-// in its place.
+// in its place, and remembers that of before he asked the root for anything.
 func (k *KMS) forgetBranches(r *record) {
 	k.opened.purge(r.ID)
 	if r.sealer != nil {

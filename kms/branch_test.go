@@ -106,7 +106,7 @@ func opens(t *testing.T, k *kms.KMS, dek, ciphertext []byte) {
 	}
 }
 
-func TestABranchKeyCostsTheRootTwoCalls(t *testing.T) {
+func TestABranchKeyCostsTheRootThreeCalls(t *testing.T) {
 	n := newBranchNode(t, nil)
 	n.root.encrypts.Store(0)
 	n.root.decrypts.Store(0)
@@ -120,7 +120,7 @@ func TestABranchKeyCostsTheRootTwoCalls(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if e, d, r := n.root.encrypts.Load(), n.root.decrypts.Load(), n.root.randoms.Load(); e != 1 || d != 0 || r != 1 {
+	if e, d, r := n.root.encrypts.Load(), n.root.decrypts.Load(), n.root.randoms.Load(); e != 1 || d != 1 || r != 1 {
 		t.Errorf("6,400 DEKs and as many decryptions: %d encrypts, %d decrypts, %d randoms at the root", e, d, r)
 	}
 }
@@ -479,4 +479,142 @@ func TestOwnBranchKeysOpenHoweverManyThereAre(t *testing.T) {
 	if calls := n.root.decrypts.Load(); calls != 1 {
 		t.Errorf("%d calls of the root after a purge, want 1", calls)
 	}
+}
+
+// A waiting root waits in Random until it is let go.
+type waiting struct {
+	kms.Root
+	mu   sync.Mutex
+	hold chan struct{}
+	held chan struct{}
+}
+
+func (w *waiting) Random(ctx context.Context, p []byte) error {
+	w.mu.Lock()
+	hold, held := w.hold, w.held
+	w.hold = nil
+	w.mu.Unlock()
+	if hold != nil {
+		close(held)
+		<-hold
+	}
+	return w.Root.Random(ctx, p)
+}
+
+// A branch key that is being made while its key is deleted does not stay in memory.
+func TestABranchKeyThatIsBeingMadeDoesNotOutliveItsKey(t *testing.T) {
+	root := &waiting{Root: hsmtest.Root(t)}
+	k, err := kms.New(config(newClock()), root, memory.New())
+	ok(t, err)
+	_, err = k.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	hold, held := make(chan struct{}), make(chan struct{})
+	root.hold, root.held = hold, held
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		k.GenerateDataKey(context.WithoutCancel(t.Context()), "a", nil)
+	}()
+	<-held
+	_, err = k.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	close(hold)
+	<-done
+	if n := k.Stats().Branches; n != 0 {
+		t.Errorf("%d branch keys of a deleted key are in memory", n)
+	}
+}
+
+// A late root answers the first Decrypt of a batch only when it is let go.
+type late struct {
+	kms.Root
+	once sync.Once
+	hold chan struct{}
+	held chan struct{}
+}
+
+func (l *late) Decrypt(ctx context.Context, handle, ciphertext, ad []byte) ([]byte, error) {
+	l.once.Do(func() { close(l.held); <-l.hold })
+	return l.Root.Decrypt(ctx, handle, ciphertext, ad)
+}
+
+// Branch keys of a batch that are opened after the key was deleted do not stay in
+// memory, either.
+func TestABatchKeepsNoBranchKeyOfADeletedKey(t *testing.T) {
+	store, root := memory.New(), hsmtest.Root(t)
+	cfg := config(newClock())
+	cfg.BranchUses = 1
+	one, err := kms.New(cfg, root, store)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	var batch []kms.Sealed
+	for range 20 {
+		_, c, _, err := one.GenerateDataKey(t.Context(), "a", nil)
+		ok(t, err)
+		batch = append(batch, kms.Sealed{Ciphertext: c})
+	}
+	l := &late{Root: root, hold: make(chan struct{}), held: make(chan struct{})}
+	two, err := kms.New(config(newClock()), l, store)
+	ok(t, err)
+	_, err = two.DescribeKey(t.Context(), "a")
+	ok(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		two.DecryptBatch(context.WithoutCancel(t.Context()), "a", batch)
+	}()
+	<-l.held
+	_, err = two.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	close(l.hold)
+	<-done
+	if n := two.Stats().Branches; n != 0 {
+		t.Errorf("%d branch keys of a deleted key are in memory", n)
+	}
+}
+
+// A spoiling root wraps what it does not open.
+type spoiling struct {
+	kms.Root
+	spoil func(ciphertext []byte) []byte // nil: it is well
+}
+
+func (f *spoiling) Encrypt(ctx context.Context, handle, plaintext, additionalData []byte) ([]byte, error) {
+	c, err := f.Root.Encrypt(ctx, handle, plaintext, additionalData)
+	if err == nil && f.spoil != nil {
+		c = f.spoil(c)
+	}
+	return c, err
+}
+
+// All that an hour's branch key seals would be lost with it.
+func TestNoBranchKeyIsUsedThatTheRootDoesNotOpen(t *testing.T) {
+	root := &spoiling{Root: hsmtest.Root(t)}
+	k, err := kms.New(config(newClock()), root, memory.New())
+	ok(t, err)
+	_, err = k.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	var other []byte
+	for name, spoil := range map[string]func([]byte) []byte{
+		"a bit is wrong": func(c []byte) []byte { c[len(c)-1] ^= 1; return c },
+		"cut short":      func(c []byte) []byte { return c[:len(c)-1] },
+		"nothing":        func([]byte) []byte { return nil },
+		"an older one":   func(c []byte) []byte { defer func() { other = c }(); return other },
+	} {
+		root.spoil = spoil
+		for range 2 {
+			_, _, _, err = k.GenerateDataKey(t.Context(), "a", nil)
+			if !errors.Is(err, kms.ErrUnavailable) {
+				t.Fatalf("%s: error is %v", name, err)
+			}
+			_, _, err = k.GenerateDataKeys(t.Context(), "a", 3, [][]byte{nil})
+			is(t, err, kms.ErrUnavailable)
+		}
+	}
+	root.spoil = nil
+	_, c, _, err := k.GenerateDataKey(t.Context(), "a", nil)
+	ok(t, err)
+	_, _, err = k.Decrypt(t.Context(), "a", c, nil)
+	ok(t, err)
 }

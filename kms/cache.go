@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,8 +103,13 @@ func (k *KMS) lookup(ctx context.Context, name string) (*record, error) {
 	return k.fetch(ctx, name)
 }
 
+// age is for how long the store has not confirmed c. If the clock was set back since,
+// that is not known, and is for ever.
 func (k *KMS) age(c *cached) time.Duration {
-	return time.Duration(k.cfg.Now().UnixNano() - c.checked)
+	if age := k.cfg.Now().UnixNano() - c.checked; age >= 0 {
+		return time.Duration(age)
+	}
+	return math.MaxInt64
 }
 
 // fresh reports whether c may be used without asking the store.

@@ -63,7 +63,7 @@ func (k *KMS) Encrypt(ctx context.Context, name string, plaintext, additionalDat
 }
 
 func (k *KMS) sealBranch(ctx context.Context, r *record, plaintext, additionalData []byte) (ciphertext []byte, outage bool, err error) {
-	b, outage, err := k.sealing(ctx, r, 1)
+	b, outage, err := k.sealing(ctx, r, k.opened.epoch.Load(), 1)
 	if err != nil {
 		return nil, false, err
 	}
@@ -149,7 +149,7 @@ func (k *KMS) openBranch(ctx context.Context, r *record, h envelope.Header, v ve
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrCiphertext, err)
 	}
-	b, outage, err := k.opening(ctx, r, h, v, wrapped)
+	b, outage, err := k.opening(ctx, r, k.opened.epoch.Load(), h, v, wrapped)
 	if err != nil {
 		return nil, false, err
 	}

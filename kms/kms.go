@@ -242,13 +242,13 @@ func (k *KMS) Status(ctx context.Context) Status {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Root = k.root.Status(ctx)
+		s.Root = guarded(func() error { return k.root.Status(ctx) })
 		k.rootSeen(s.Root)
 	}()
 	start := time.Now()
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
-	s.Store = k.store.Status(storeCtx)
+	s.Store = guarded(func() error { return k.store.Status(storeCtx) })
 	s.StoreLatency = time.Since(start)
 	<-done
 	return s

@@ -391,3 +391,16 @@ func (f *faulty) Status(ctx context.Context) error {
 	}
 	return f.Store.Status(ctx)
 }
+
+// An ailing root has a bug in Status.
+type ailing struct{ kms.Root }
+
+func (ailing) Status(context.Context) error { panic("a bug") }
+
+func TestAPanicInAStatusIsAnError(t *testing.T) {
+	k, err := kms.New(config(newClock()), ailing{hsmtest.Root(t)}, memory.New())
+	ok(t, err)
+	if s := k.Status(t.Context()); s.Root == nil {
+		t.Error("the root is taken for well")
+	}
+}

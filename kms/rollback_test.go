@@ -158,3 +158,23 @@ func TestKS17_ARecordThatVanishesWhileItIsChangedIsAnAlarm(t *testing.T) {
 		is(t, err, kms.ErrCorrupt)
 	})
 }
+
+// A clock that is set back must not make what is in memory young again.
+func TestAClockThatIsSetBackMakesNoRecordYoung(t *testing.T) {
+	store, root := memory.New(), hsmtest.Root(t)
+	c := newClock()
+	one, err := kms.New(config(newClock()), root, store)
+	ok(t, err)
+	two, err := kms.New(config(c), root, store)
+	ok(t, err)
+	_, err = one.CreateKey(t.Context(), "a", "")
+	ok(t, err)
+	_, _, _, err = two.GenerateDataKey(t.Context(), "a", nil)
+	ok(t, err)
+	_, err = one.DeleteKey(t.Context(), "a")
+	ok(t, err)
+	c.advance(-time.Hour)
+	c.advance(time.Minute)
+	_, _, _, err = two.GenerateDataKey(t.Context(), "a", nil)
+	is(t, err, kms.ErrPendingDeletion)
+}

@@ -26,6 +26,12 @@ func share[T any](ctx context.Context, k *KMS, key, what string, do func(context
 	}
 }
 
+// guarded runs do, whose panic is an error.
+func guarded(do func() error) (err error) {
+	defer recovered(&err)
+	return do()
+}
+
 // recovered, deferred, makes a panic an error: on a goroutine of this package's
 // it would end the process, and all requests with it.
 func recovered(err *error) {

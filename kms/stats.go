@@ -19,7 +19,7 @@ type Stats struct {
 	Changes     uint64 // changes that the store has told of
 	WatchesLost uint64 // how often it could no longer tell
 
-	BranchesMade uint64        // branch keys made to seal with: each cost the root two calls
+	BranchesMade uint64        // branch keys made to seal with: each cost the root three calls
 	BranchHits   uint64        // branch keys answered from memory
 	BranchMisses uint64        // branch keys asked of the root
 	Branches     int           // branch keys in memory now

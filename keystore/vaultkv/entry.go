@@ -97,10 +97,14 @@ func (s *Store) readRecord(ctx context.Context, name string) (*entry, error) {
 	return e, nil
 }
 
-// live returns the newest version of a record that is there, or ErrNotFound.
+// live returns the newest version of a record that is there, or ErrNotFound: a
+// tombstone names no store, and is believed where it is this one's.
 func (s *Store) live(ctx context.Context, name string) (*entry, error) {
 	e, err := s.readRecord(ctx, name)
-	if err == nil && (e == nil || e.Data.Deleted) {
+	if err == nil && e != nil && e.Data.Deleted {
+		e, err = nil, s.verify(ctx)
+	}
+	if err == nil && e == nil {
 		err = keystore.ErrNotFound
 	}
 	return e, err

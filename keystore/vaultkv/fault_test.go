@@ -268,3 +268,21 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+// That a record was deleted is for the store to say whose it was: the tombstone of
+// another cluster's is no answer to "is there such a key".
+func TestATombstoneOfAnotherStoreIsUnavailable(t *testing.T) {
+	f := vaulttest.NewFake(t)
+	cfg := tokenConfig(t, f.Server, f.Root, "keygate")
+	s, rev := newStore(t, cfg)
+	check(t, s.Delete(t.Context(), "app", rev))
+	_, _, err := s.Get(t.Context(), "app")
+	is(t, "get", err, keystore.ErrNotFound)
+	other, err := vaultkv.Open(cfg, "ffffffffffffffffffffffffffffffff", nil)
+	check(t, err)
+	defer other.Close()
+	_, _, err = other.Get(t.Context(), "app")
+	is(t, "get, as another cluster", err, keystore.ErrUnavailable)
+	is(t, "update, as another cluster", other.Update(t.Context(), "app", nil, rev), keystore.ErrUnavailable)
+	is(t, "delete, as another cluster", other.Delete(t.Context(), "app", rev), keystore.ErrUnavailable)
+}
