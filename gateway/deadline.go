@@ -36,11 +36,11 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
-	return c.read.put(t, c.all.now.Load(), c.Conn.SetReadDeadline)
+	return c.read.put(t, c.all, c.Conn.SetReadDeadline)
 }
 
 func (c *conn) SetWriteDeadline(t time.Time) error {
-	return c.write.put(t, c.all.now.Load(), c.Conn.SetWriteDeadline)
+	return c.write.put(t, c.all, c.Conn.SetWriteDeadline)
 }
 
 func (c *conn) SetDeadline(t time.Time) error {
@@ -58,13 +58,14 @@ func (c *conn) Close() error {
 
 // sweep ends reads and writes whose time is over.
 func (c *conn) sweep(now time.Time) {
-	c.read.sweep(now, c.Conn.SetReadDeadline)
-	c.write.sweep(now, c.Conn.SetWriteDeadline)
+	at := c.all.time(now)
+	c.read.sweep(at, now, c.Conn.SetReadDeadline)
+	c.write.sweep(at, now, c.Conn.SetWriteDeadline)
 }
 
 // A deadline is one of a connection's two.
 type deadline struct {
-	at atomic.Int64 // in nanoseconds since 1970; 0: none, or it is over
+	at atomic.Int64 // as of conns.time; 0: none, or it is over
 
 	mu   sync.Mutex
 	over bool // the connection itself has been told
@@ -72,15 +73,12 @@ type deadline struct {
 
 // put has the deadline be t. One that was over at the last sweep is told at once:
 // package http ends a read in that way.
-func (d *deadline) put(t time.Time, lastSweep int64, tell func(time.Time) error) error {
-	at := int64(0)
-	if !t.IsZero() {
-		at = t.UnixNano()
-	}
+func (d *deadline) put(t time.Time, all *conns, tell func(time.Time) error) error {
+	at := all.time(t)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
-	case at != 0 && at <= lastSweep:
+	case at != 0 && at <= all.now.Load():
 		d.at.Store(0)
 		d.over = true
 		return tell(t)
@@ -94,13 +92,13 @@ func (d *deadline) put(t time.Time, lastSweep int64, tell func(time.Time) error)
 	return nil
 }
 
-func (d *deadline) sweep(now time.Time, tell func(time.Time) error) {
-	if at := d.at.Load(); at == 0 || now.UnixNano() < at {
+func (d *deadline) sweep(passed int64, now time.Time, tell func(time.Time) error) {
+	if at := d.at.Load(); at == 0 || passed < at {
 		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if at := d.at.Load(); at == 0 || now.UnixNano() < at {
+	if at := d.at.Load(); at == 0 || passed < at {
 		return
 	}
 	d.at.Store(0)
@@ -110,18 +108,28 @@ func (d *deadline) sweep(now time.Time, tell func(time.Time) error) {
 
 // conns are the connections that are open.
 type conns struct {
-	now atomic.Int64 // of the last sweep, in nanoseconds since 1970
-	mu  sync.Mutex
-	all map[*conn]struct{}
+	began time.Time
+	now   atomic.Int64 // time of the last sweep
+	mu    sync.Mutex
+	all   map[*conn]struct{}
+}
+
+func newConns() *conns { return &conns{began: time.Now(), all: make(map[*conn]struct{})} }
+
+// time returns t in nanoseconds since c began, at least 1, and 0 for the zero time. It
+// is that of a clock that nobody sets, as long as t is: a machine whose clock is set
+// must not end, or never end, what is going on.
+func (c *conns) time(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(1, int64(t.Sub(c.began)))
 }
 
 func (c *conns) add(nc net.Conn) *conn {
 	added := &conn{Conn: nc, all: c}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.all == nil {
-		c.all = make(map[*conn]struct{})
-	}
 	c.all[added] = struct{}{}
 	return added
 }
@@ -133,7 +141,7 @@ func (c *conns) remove(gone *conn) {
 }
 
 func (c *conns) sweep(now time.Time) {
-	c.now.Store(now.UnixNano())
+	c.now.Store(c.time(now))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for one := range c.all {

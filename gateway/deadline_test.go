@@ -22,7 +22,7 @@ func pair(t *testing.T) (server, client net.Conn, all *conns) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all = new(conns)
+	all = newConns()
 	all.sweep(time.Now())
 	server, err = listener{ln, all}.Accept()
 	if err != nil {
@@ -152,7 +152,24 @@ func TestAcceptErrorsAreReturned(t *testing.T) {
 		t.Fatal(err)
 	}
 	ln.Close()
-	if _, err := (listener{ln, new(conns)}).Accept(); !errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+	if _, err := (listener{ln, newConns()}).Accept(); !errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// Deadlines are on a clock that nobody sets.
+func TestTimesOfConnections(t *testing.T) {
+	c := newConns()
+	now := time.Now()
+	if got := c.time(time.Time{}); got != 0 {
+		t.Errorf("no time is %d", got)
+	}
+	for _, past := range []time.Time{time.Unix(1, 0), c.began, c.began.Add(-time.Hour)} {
+		if got := c.time(past); got != 1 {
+			t.Errorf("%v is %d", past, got)
+		}
+	}
+	if got, want := c.time(now.Add(time.Hour)), int64(now.Add(time.Hour).Sub(c.began)); got != want {
+		t.Errorf("in an hour is %d, not %d", got, want)
 	}
 }

@@ -54,7 +54,7 @@ type Server struct {
 	expired warnings
 	stop    chan struct{} // closed when the server begins to drain
 
-	conns       conns
+	conns       *conns
 	connections connections
 
 	callers  *callers
@@ -72,7 +72,7 @@ func New(cfg Config, first State) (*Server, error) {
 	if err := cfg.Limits.Check(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), routes: routes(), ids: newRequestIDs(), stop: make(chan struct{})}
+	s := &Server{cfg: cfg, logger: cfg.ErrorLog.Logger(), routes: routes(), ids: newRequestIDs(), conns: newConns(), stop: make(chan struct{})}
 	s.started = s.now(time.Now()).UTC()
 	s.callers = newCallers(cfg.Limits)
 	s.health.kms = cfg.KMS

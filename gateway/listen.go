@@ -62,7 +62,7 @@ func (h *handshakes) flow(source net.Addr) *admission.Flow {
 func (s *Server) listen(ln net.Listener) net.Listener {
 	bounded := admission.NewListener(ln, s.callers.limits.Connections, s.callers.limits.Source)
 	s.listener.Store(bounded)
-	return listener{bounded, &s.conns}
+	return listener{bounded, s.conns}
 }
 
 // limitFigures are what the limits have to say.
