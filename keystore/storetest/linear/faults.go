@@ -11,8 +11,11 @@ import (
 const faultBegins = 80 * time.Millisecond
 
 // Fail has the network between a node and its servers fail up to three times, each for
-// less than longest, and leaves it well.
+// less than longest, and leaves it well. Without proxies there is no network.
 func Fail(rng *rand.Rand, proxies []*netfault.Proxy, longest time.Duration) {
+	if len(proxies) == 0 {
+		return
+	}
 	for range rng.IntN(4) {
 		time.Sleep(time.Duration(rng.Int64N(int64(faultBegins))))
 		heal := fault(rng, some(rng, proxies))
