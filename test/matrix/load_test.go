@@ -93,11 +93,11 @@ func check(t *testing.T, calls *tally, mode envelope.Mode, keys, requests int) {
 		}
 		return
 	}
-	// Each node makes a branch key of each key, and opens those of one other; it
-	// verifies the record, and reserves operations in it, which all nodes do at once
+	// Each node makes a branch key of each key and tries it, and opens those of one
+	// other; it verifies the record, and reserves operations in it, which all nodes do at once
 	// and so maybe again.
 	pairs := int64(nodes * keys)
-	if calls.n[encrypts].Load() != pairs || calls.n[decrypts].Load() != pairs || calls.n[randoms].Load() != pairs {
+	if calls.n[encrypts].Load() != pairs || calls.n[decrypts].Load() != 2*pairs || calls.n[randoms].Load() != pairs {
 		t.Errorf("branch mode, %d keys: %v", keys, calls)
 	}
 	if n := calls.n[macs].Load(); n < pairs || n > 8*pairs {
