@@ -23,9 +23,9 @@ func TestCallsOfKMSForRequests(t *testing.T) {
 		perKey                     bool
 		create, generate, decrypts int // calls of KMS: for a key, and for requests of each
 	}{
-		{envelope.Branch, false, 7, 2, 0},
+		{envelope.Branch, false, 7, 3, 0},
 		{envelope.Direct, false, 7, requests, requests},
-		{envelope.Branch, true, 10, 2, 0},
+		{envelope.Branch, true, 10, 3, 0},
 		{envelope.Direct, true, 10, requests, requests},
 	} {
 		r, _, _ := behind(t, p, func(cfg *awskms.Config) { cfg.PerKey = c.perKey })
