@@ -77,7 +77,7 @@ func initDirectory(cfg fs.Config, cluster string) error {
 // warnOwner warns root, whose directory a gateway of another user could not use.
 func warnOwner(w io.Writer, uid int) {
 	if uid == 0 {
-		fmt.Fprintln(w, "keygate: warning: the key store belongs to root now, and only a gateway that runs as root can use it: run store init as the gateway's user (runuser -u keygate -- keygate store init ...)")
+		fmt.Fprintln(w, "keygate: warning: the key store was made as root: a gateway that runs as another user cannot use it; store init is for that user to run (runuser -u keygate -- keygate store init ...)")
 	}
 }
 
