@@ -69,6 +69,10 @@ type row struct {
 // does not exist makes a new one, and the data under the old one is lost.
 // 503 means "try again" to KES clients, and 501 "never".
 var table = []row{
+	{
+		status: http.StatusInternalServerError, text: "key record is corrupt: its file has a wrong owner or mode",
+		errs: []error{keystore.ErrRights}, also: []error{kms.ErrCorrupt, keystore.ErrCorrupt},
+	},
 	{status: http.StatusInternalServerError, text: "key record is corrupt", errs: []error{kms.ErrCorrupt, keystore.ErrCorrupt}},
 	{status: http.StatusServiceUnavailable, text: "key store is unavailable", errs: []error{keystore.ErrUnavailable}, also: []error{kms.ErrUnavailable}},
 	{status: http.StatusServiceUnavailable, text: "root of trust or key store is unavailable", errs: []error{kms.ErrUnavailable}},

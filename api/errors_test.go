@@ -44,6 +44,7 @@ var sentinels = []struct {
 	{"keystore.ErrConflict", keystore.ErrConflict, 503, "key was changed at the same time"},
 	{"keystore.ErrDenied", keystore.ErrDenied, 503, "access to the root of trust or key store is denied"},
 	{"keystore.ErrCorrupt", keystore.ErrCorrupt, 500, "key record is corrupt"},
+	{"keystore.ErrRights", keystore.ErrRights, 500, "key record is corrupt: its file has a wrong owner or mode"},
 	{"keystore.ErrUnavailable", keystore.ErrUnavailable, 503, "key store is unavailable"},
 	{"keystore.ErrNoWatch", keystore.ErrNoWatch, 501, "not supported"},
 	{"keystore.ErrName", keystore.ErrName, 400, "key name '' is empty, too long or contains invalid characters"},
@@ -62,7 +63,8 @@ func TestEverySentinelHasItsAnswerAndTheClientReadsItBack(t *testing.T) {
 		for _, other := range sentinels {
 			same := other.status == s.status && other.message == s.message
 			store := s.err == keystore.ErrUnavailable && other.err == kms.ErrUnavailable
-			if errors.Is(got, other.err) != (same || store) {
+			rights := s.err == keystore.ErrRights && (other.err == kms.ErrCorrupt || other.err == keystore.ErrCorrupt)
+			if errors.Is(got, other.err) != (same || store || rights) {
 				t.Errorf("the client takes %s for %s", s.name, other.name)
 			}
 		}

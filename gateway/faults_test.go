@@ -256,6 +256,7 @@ func TestMetricsCountEverythingAndNameNoKey(t *testing.T) {
 		`keygate_requests_total{operation="key:generate",outcome="not found"} 1`, `keygate_requests_total{operation="identity:list",outcome="denied"} 1`,
 		`keygate_requests_total{operation="unknown",outcome="invalid"} 1`, `keygate_request_duration_seconds_count{operation="key:generate"} 2`,
 		`keygate_root_errors_total 0`, `keygate_corrupt_records_total 0`, `keygate_requests_active 1`,
+		`keygate_admission_refused_total{reason="overload"} 0`, `keygate_admission_refused_total{reason="rate"} 0`,
 	} {
 		if !strings.Contains(m.body, "\n"+line+"\n") {
 			t.Errorf("there is no %s", line)

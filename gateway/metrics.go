@@ -64,6 +64,9 @@ func newMetrics(s *Server) *metrics {
 	registry.MustRegister(s.buildInfo(), s.certificateExpiry(), s.lostLines())
 	registry.MustRegister(s.kmsFigures()...)
 	registry.MustRegister(s.branchFigures()...)
+	for _, why := range refusals {
+		m.overload.WithLabelValues(why.name) // 0 from the start, so that the first one shows as a rise
+	}
 	registry.MustRegister(m.overload)
 	registry.MustRegister(s.limitFigures()...)
 	m.all = handlerOf(registry)

@@ -1,4 +1,5 @@
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,19 +25,29 @@
 #define CKM_SHA256_HMAC 0x251UL
 #define CKM_AES_GCM 0x1087UL
 
-/* kg_load returns the functions of a module that is loaded already, or NULL. */
-struct ck_functions *kg_load(const char *path)
+/* kg_load loads a module, which stays loaded, and returns its functions. Without
+ * it returns NULL, and in why, of size bytes, the reason. */
+struct ck_functions *kg_load(const char *path, char *why, size_t size)
 {
 	struct ck_functions *f = NULL;
 	ck_ulong (*get)(struct ck_functions **);
 	void *module = dlopen(path, RTLD_LAZY);
+	const char *error;
 
-	if (module == NULL)
+	if (module == NULL) {
+		error = dlerror();
+		snprintf(why, size, "%s", error != NULL ? error : "no reason is known");
 		return NULL;
+	}
 	get = (ck_ulong(*)(struct ck_functions **))dlsym(module, "C_GetFunctionList");
-	if (get == NULL || get(&f) != 0)
-		return NULL;
-	return f;
+	if (get == NULL)
+		snprintf(why, size, "it is no PKCS#11 module: it has no C_GetFunctionList");
+	else if (get(&f) != 0 || f == NULL)
+		snprintf(why, size, "C_GetFunctionList fails");
+	else
+		return f;
+	dlclose(module);
+	return NULL;
 }
 
 /* kg_gcm encrypts or decrypts with AES-GCM and a tag of 128 bits. */

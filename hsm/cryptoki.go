@@ -26,12 +26,14 @@ import (
 // writes into a buffer of Go, and leaves nothing in the C heap.
 type functions struct{ list *C.struct_ck_functions }
 
+// loadFunctions loads the library at path; each call adds a reference to it.
 func loadFunctions(path string) (functions, error) {
 	name := C.CString(path)
 	defer C.free(unsafe.Pointer(name))
-	list := C.kg_load(name)
+	var why [512]C.char
+	list := C.kg_load(name, &why[0], C.size_t(len(why)))
 	if list == nil {
-		return functions{}, fmt.Errorf("hsm: %s has no C_GetFunctionList", path)
+		return functions{}, fmt.Errorf("hsm: the PKCS#11 module %s cannot be loaded: %s", path, C.GoString(&why[0]))
 	}
 	return functions{list}, nil
 }

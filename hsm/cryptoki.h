@@ -72,7 +72,7 @@ struct kg_result {
 	int begun;
 };
 
-struct ck_functions *kg_load(const char *path);
+struct ck_functions *kg_load(const char *path, char *why, size_t size);
 struct kg_result kg_gcm(struct ck_functions *f, int encrypt, ck_ulong session, ck_ulong key, ck_byte *iv, ck_ulong iv_len,
 			ck_byte *aad, ck_ulong aad_len, ck_byte *in, ck_ulong in_len, ck_byte *out, ck_ulong out_len);
 struct kg_result kg_hmac(struct ck_functions *f, ck_ulong session, ck_ulong key, ck_byte *in, ck_ulong in_len, ck_byte *out,

@@ -36,3 +36,29 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 	s.abandon()
 	return nil
 }
+
+// InitSecondToken makes a token also if there is one of the label, as other
+// tools do.
+func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
+	return inModule(ctx, path, func(m *module) error {
+		slot, err := m.slotFor("a label that no token has")
+		if err != nil {
+			return err
+		}
+		return m.initToken(slot, label, officerPIN, userPIN)
+	})
+}
+
+// Serials returns the serial numbers of the tokens of a label.
+func Serials(ctx context.Context, path, label string) (all []string, err error) {
+	err = inModule(ctx, path, func(m *module) error {
+		tokens, err := m.tokens()
+		for _, t := range tokens {
+			if t.info.Label == label {
+				all = append(all, t.info.SerialNumber)
+			}
+		}
+		return err
+	})
+	return all, err
+}

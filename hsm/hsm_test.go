@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,17 +117,21 @@ func TestOpenRefusesWhatItCannotUse(t *testing.T) {
 	t.Run("no such module", func(t *testing.T) {
 		cfg := cfg
 		cfg.Module = "/nonexistent/module.so"
-		says(t, refused(t, cfg), "/nonexistent/module.so")
+		says(t, refused(t, cfg), "/nonexistent/module.so cannot be loaded: ")
+		says(t, refused(t, cfg), "No such file or directory") // what dlopen says
 	})
 	t.Run("not a module", func(t *testing.T) {
 		cfg := cfg
 		cfg.Module = "libm.so.6"
-		refused(t, cfg)
+		says(t, refused(t, cfg), "C_GetFunctionList")
 	})
 	t.Run("no such token", func(t *testing.T) {
 		cfg := cfg
 		cfg.Token = "another"
-		says(t, refused(t, cfg), `"another"`)
+		err := refused(t, cfg)
+		says(t, err, `"another"`)
+		says(t, err, `it shows "`) // which there are
+		says(t, err, "SOFTHSM2_CONF")
 	})
 	t.Run("another serial number", func(t *testing.T) {
 		cfg := cfg
@@ -134,9 +139,38 @@ func TestOpenRefusesWhatItCannotUse(t *testing.T) {
 		says(t, refused(t, cfg), `"0000"`)
 	})
 	t.Run("HS-15 two tokens with one label", func(t *testing.T) {
-		ok(t, hsm.InitToken(t.Context(), cfg.Module, cfg.Token, "officer pin", "user pin"))
-		says(t, refused(t, cfg), "serial")
+		first := serials(t, cfg)
+		ok(t, hsm.InitSecondToken(t.Context(), cfg.Module, cfg.Token, "officer pin", "user pin"))
+		err := refused(t, cfg)
+		is(t, err, kms.ErrUnavailable)
+		says(t, err, "root.pkcs11.serial")
+		both := serials(t, cfg)
+		if len(first) != 1 || len(both) != 2 {
+			t.Fatalf("there was %q and then %q", first, both)
+		}
+		for _, serial := range both {
+			says(t, err, serial)
+		}
 	})
+}
+
+// serials returns the serial numbers of the tokens that have the label of cfg.
+func serials(t *testing.T, cfg hsm.Config) []string {
+	t.Helper()
+	all, err := hsm.Serials(t.Context(), cfg.Module, cfg.Token)
+	ok(t, err)
+	return all
+}
+
+func TestInitTokenMakesNoSecondTokenOfALabel(t *testing.T) {
+	cfg := hsmtest.Empty(t)
+	before := serials(t, cfg)
+	is(t, hsm.InitToken(t.Context(), cfg.Module, cfg.Token, "officer pin", "user pin"), hsm.ErrTokenExists)
+	if after := serials(t, cfg); !slices.Equal(before, after) {
+		t.Errorf("the tokens of the label were %q and are %q", before, after)
+	}
+	_, err := hsm.Init(t.Context(), cfg) // with the PIN that it had
+	ok(t, err)
 }
 
 func TestOpenEndsWithItsContext(t *testing.T) {

@@ -40,14 +40,13 @@ var modules struct {
 func useModule(path, args string) (*module, error) {
 	modules.mu.Lock()
 	defer modules.mu.Unlock()
+	list, err := loadFunctions(path) // first, as it says why it cannot
+	if err != nil {
+		return nil, err
+	}
 	ctx := pkcs11.New(path)
 	if ctx == nil {
 		return nil, fmt.Errorf("hsm: the PKCS#11 module %s cannot be loaded", path)
-	}
-	list, err := loadFunctions(path)
-	if err != nil {
-		ctx.Destroy()
-		return nil, err
 	}
 	if m := modules.byList[list]; m != nil {
 		ctx.Destroy() // that one keeps the library loaded

@@ -1,7 +1,10 @@
 package hsm
 
 import (
+	"cmp"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/miekg/pkcs11"
@@ -56,33 +59,94 @@ var requiredMechanisms = []struct {
 
 const maxSessions = 1 << 20
 
-// findToken returns the slot of the one token that c names.
-func findToken(m *module, c Config) (uint, TokenInfo, error) {
+// A slotToken is what a token that answers says of itself, and its slot.
+type slotToken struct {
+	slot uint
+	info pkcs11.TokenInfo
+}
+
+// made reports whether the token was initialised: a slot may have one that was not.
+func (t slotToken) made() bool { return t.info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 }
+
+// tokens returns the tokens that answer. One that does not is neither a free one
+// nor the one that is looked for; if it is, none is found.
+func (m *module) tokens() ([]slotToken, error) {
 	slots, err := m.ctx.GetSlotList(true)
 	if err != nil {
-		return 0, TokenInfo{}, answered("C_GetSlotList", err)
+		return nil, answered("C_GetSlotList", err)
 	}
-	var found []uint
-	var info TokenInfo
+	var all []slotToken
 	for _, slot := range slots {
-		t, err := m.ctx.GetTokenInfo(slot)
-		if err != nil || t.Label != c.Token || c.Serial != "" && t.SerialNumber != c.Serial {
-			continue // a token that does not answer is not this one; if it is, none is found
-		}
-		found = append(found, slot)
-		info = TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model, MaxSessions: t.MaxSessionCount}
-		if t.MaxSessionCount > maxSessions { // PKCS#11 v2.40 3.2: not available, or more than anybody needs
-			info.MaxSessions = 0
+		if info, err := m.ctx.GetTokenInfo(slot); err == nil {
+			all = append(all, slotToken{slot, info})
 		}
 	}
-	switch len(found) {
-	case 0:
-		return 0, info, &notFoundError{text: fmt.Sprintf("%s has no token %s", c.Module, c.tokenName())}
-	case 1:
-		info.Library, err = library(m)
-		return found[0], info, err
+	return all, nil
+}
+
+// findToken returns the slot of the one token that c names.
+func findToken(m *module, c Config) (uint, TokenInfo, error) {
+	tokens, err := m.tokens()
+	if err != nil {
+		return 0, TokenInfo{}, err
 	}
-	return 0, TokenInfo{}, fmt.Errorf("hsm: %s has %d tokens %s: give the serial number of the right one: %w", c.Module, len(found), c.tokenName(), kms.ErrDenied)
+	var found []slotToken
+	for _, t := range tokens {
+		if t.info.Label == c.Token && (c.Serial == "" || t.info.SerialNumber == c.Serial) {
+			found = append(found, t)
+		}
+	}
+	if len(found) != 1 {
+		return 0, TokenInfo{}, m.notOne(c, tokens, found)
+	}
+	t := found[0].info
+	info := TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model, MaxSessions: t.MaxSessionCount}
+	if t.MaxSessionCount > maxSessions { // PKCS#11 v2.40 3.2: not available, or more than anybody needs
+		info.MaxSessions = 0
+	}
+	info.Library, err = library(m)
+	return found[0].slot, info, err
+}
+
+// notOne says why the tokens that were found are not the one that c names, and
+// what there is in its place.
+func (m *module) notOne(c Config, tokens, found []slotToken) error {
+	if len(found) > 0 {
+		var serials []string
+		for _, t := range found {
+			serials = append(serials, strconv.Quote(t.info.SerialNumber))
+		}
+		return &notFoundError{text: fmt.Sprintf("%s has %d tokens %s, with the serial numbers %s: set root.pkcs11.serial to that of the right one",
+			c.Module, len(found), c.tokenName(), strings.Join(serials, ", "))}
+	}
+	text := fmt.Sprintf("%s has no token %s; %s", c.Module, c.tokenName(), labels(tokens))
+	if soft, err := m.isSoftHSM(); err == nil && soft {
+		text += "; SOFTHSM2_CONF, which says where SoftHSM has its tokens, is " + cmp.Or(os.Getenv("SOFTHSM2_CONF"), "not set")
+	}
+	return &notFoundError{text: text}
+}
+
+// labels says which tokens there are.
+func labels(tokens []slotToken) string {
+	var all []string
+	for _, t := range tokens {
+		if t.made() {
+			all = append(all, fmt.Sprintf("%q (serial number %s)", t.info.Label, t.info.SerialNumber))
+		}
+	}
+	if len(all) == 0 {
+		return "it shows none"
+	}
+	return "it shows " + strings.Join(all, ", ")
+}
+
+// isSoftHSM reports whether the module is SoftHSM's.
+func (m *module) isSoftHSM() (bool, error) {
+	info, err := m.ctx.GetInfo()
+	if err != nil {
+		return false, answered("C_GetInfo", err)
+	}
+	return strings.TrimRight(info.ManufacturerID, " \x00") == "SoftHSM", nil
 }
 
 func (c Config) tokenName() string {

@@ -9,6 +9,7 @@ package keystore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -43,6 +44,10 @@ var (
 	// ErrCorrupt says that the store holds something under the name that cannot
 	// be a record: of the wrong size, kind or ownership.
 	ErrCorrupt = errors.New("keystore: record is corrupt")
+	// ErrRights is an ErrCorrupt: the file of a record has another owner than the
+	// gateway, or a mode that lets others read or write it, as after a restore by
+	// another user. With the right ones it is a record again.
+	ErrRights = fmt.Errorf("%w: its file has a wrong owner or mode", ErrCorrupt)
 	// ErrUnavailable says that the store cannot tell, now: it is unreachable,
 	// out of space, not the store of this cluster, or it failed half way. A
 	// write that returns it may or may not have happened.

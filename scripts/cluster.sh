@@ -7,7 +7,7 @@
 #   cluster.sh demo    stops it all; the exit status says whether all went well
 #
 # PORT (default 7373) is the first of the three ports. All is in a temporary
-# directory and gone in the end, keys too.
+# directory and gone in the end, keys too; after a failure, the logs stay.
 set -euo pipefail
 umask 077
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -34,11 +34,17 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/keygate-cluster-XXXXXX")
 declare -A pid=()
 etcd=
 stop() {
+	local status=$? n logs
 	trap - EXIT INT TERM HUP
-	local n
 	for n in "${!pid[@]}"; do kill -TERM "${pid[$n]}" 2>/dev/null || true; done
 	for n in "${!pid[@]}"; do wait "${pid[$n]}" 2>/dev/null || true; done
 	[ -z "$etcd" ] || { kill -TERM "$etcd" 2>/dev/null && wait "$etcd" 2>/dev/null || true; }
+	case $status in 0 | 130 | 143) ;; *)
+		logs=$(mktemp -d "${TMPDIR:-/tmp}/keygate-cluster-logs-XXXXXX")
+		cp "$dir"/*.log "$logs" 2>/dev/null || true
+		echo "cluster: the logs are in $logs" >&2
+		;;
+	esac
 	rm -rf "$dir"
 }
 trap stop EXIT
@@ -141,12 +147,12 @@ A cluster of three gateways, ${all//,/, },
 with its keys in etcd ($members) and its root keys in SoftHSM tokens.
 Client certificates: $dir/app.crt and app.key, $dir/admin.crt and admin.key; authority: $dir/ca.crt.
 
-export KEYGATE_SERVER=$all KEYGATE_CACERT=$dir/ca.crt \\
-       KEYGATE_CLIENT_CERT=$dir/app.crt KEYGATE_CLIENT_KEY=$dir/app.key
+export KEYGATE_SERVER='$all' KEYGATE_CACERT='$dir/ca.crt' \\
+       KEYGATE_CLIENT_CERT='$dir/app.crt' KEYGATE_CLIENT_KEY='$dir/app.key'
 TEXT
 
 try() { # try ARGUMENTS...: prints a command of keygate, runs it, and leaves what it prints in $answer
-	printf '$ keygate'
+	printf '$ bin/keygate'
 	printf ' %q' "$@"
 	echo
 	answer=$("$keygate" "$@")
@@ -180,5 +186,15 @@ echo "Each DEK that came back is the one that was made."
 
 [ "$mode" = run ] || exit 0
 echo "The cluster runs until you stop it (Ctrl-C). Logs and audit trails are in $dir."
-wait -n "${pid[@]}" || true
-fail "a gateway has ended: see $dir/node-*.log"
+while ((${#pid[@]})); do
+	ended='' status=0
+	wait -n -p ended "${pid[@]}" || status=$?
+	for n in "${!pid[@]}"; do
+		[ "${pid[$n]}" = "$ended" ] || continue
+		unset "pid[$n]"
+		((${#pid[@]})) || break
+		printf '\n# Gateway %s has ended, with status %d; %d go on. To start it again:\n' "$n" "$status" "${#pid[@]}"
+		printf 'SOFTHSM2_CONF=%q %q server --config %q\n' "$dir/softhsm2-$n.conf" "$keygate" "$dir/node-$n.yaml"
+	done
+done
+fail "all gateways have ended"

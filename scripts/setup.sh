@@ -148,6 +148,8 @@ configuration() {
 		      - /v1/key/generate/app-*
 		      - /v1/key/encrypt/app-*
 		      - /v1/key/decrypt/app-*
+		      - /v1/key/batch/generate/app-*
+		      - /v1/key/batch/decrypt/app-*
 		      - /v1/key/hmac/app-*
 		      - /v1/status
 		      - /v1/metrics

@@ -94,7 +94,7 @@ type deletionSection struct {
 // defaultAddress is that of KES.
 const defaultAddress = "0.0.0.0:7373"
 
-const onlyFS = " is not supported: write keystore.fs.path; records tell nothing to who reads them, as the root of trust wraps the keys in them"
+const otherStores = " is not supported: use fs, etcd, postgres, vault or secretsmanager; records tell nothing to who reads them, as the root of trust wraps the keys in them"
 
 // hints says what to write in the place of keys that KES has, and keygate has
 // not or has elsewhere.
@@ -102,12 +102,12 @@ var hints = map[string]string{
 	"cache.expiry":      "cache.expiry is one duration, such as 5s, after which the key store is asked again; there is no any and no unused, as no master key is cached, and offline is cache.offline",
 	"keystore.vault":    "keystore.vault is not as in KES, since records are not secret: it has address, namespace, mount, path, timeout, tls and auth (docs/keystore-vault.md)",
 	"keystore.aws":      "keystore.aws is keystore.secretsmanager here, with keys of its own: records tell nothing to who reads them, as the root of trust wraps the keys in them",
-	"keystore.gcp":      "keystore.gcp" + onlyFS,
-	"keystore.azure":    "keystore.azure" + onlyFS,
-	"keystore.fortanix": "keystore.fortanix" + onlyFS,
-	"keystore.gemalto":  "keystore.gemalto" + onlyFS,
-	"keystore.entrust":  "keystore.entrust" + onlyFS,
-	"keystore.kes":      "keystore.kes" + onlyFS,
+	"keystore.gcp":      "keystore.gcp" + otherStores,
+	"keystore.azure":    "keystore.azure" + otherStores,
+	"keystore.fortanix": "keystore.fortanix" + otherStores,
+	"keystore.gemalto":  "keystore.gemalto" + otherStores,
+	"keystore.entrust":  "keystore.entrust" + otherStores,
+	"keystore.kes":      "keystore.kes" + otherStores,
 	"root.pkcs11.pin":   "a PIN is not written here: root.pkcs11.pin holds file, env or fd, which say where it is",
 }
 

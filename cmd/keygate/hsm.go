@@ -24,7 +24,7 @@ func loadToken(path string) (hsm.Config, error) {
 		return hsm.Config{}, err
 	}
 	if cfg.Root.PKCS11 == nil {
-		return hsm.Config{}, errors.New("the configuration names no token: root.pkcs11 is not there")
+		return hsm.Config{}, errors.New("the configuration names no token: root.pkcs11 is not there (keygate root init is for the other roots of trust)")
 	}
 	return *cfg.Root.PKCS11, nil
 }
@@ -48,8 +48,8 @@ token and can never leave it. Keys that are there are left as they are.
 Make a backup of them, in the way of the HSM's maker, before you use them: without
 them, all keys are lost.
 
---make-token first makes a token, for trials with SoftHSM2. Tokens of a real HSM
-are made with the tool of its maker.`,
+--make-token first makes a token, for trials with SoftHSM2, unless there is one of
+that label. Tokens of a real HSM are made with the tool of its maker.`,
 		Args: cobra.NoArgs,
 	}
 	i.config = configFlag(cmd)
@@ -76,7 +76,7 @@ func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
 		return hsm.Made{}, err
 	}
 	if i.makeToken {
-		if err := makeToken(ctx, cfg, i.soPINFile); err != nil {
+		if err := makeToken(ctx, cfg, i.soPINFile); err != nil && !errors.Is(err, hsm.ErrTokenExists) {
 			return hsm.Made{}, err
 		}
 	}

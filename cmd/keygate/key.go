@@ -79,8 +79,14 @@ func newKeyRemoveCommand() *cobra.Command {
 	return remote(&cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Delete keys",
-		Long: `Delete keys. They cannot be used from now on. How long they are kept after that
-is the gateway's setting: "keygate key info" tells.`,
+		Long: `Delete keys. They cannot be used from now on, and what they encrypted cannot be
+decrypted. How long their records are kept after that is the gateway's setting:
+"keygate key info" tells.
+
+No command undoes it yet. Only a record of before, from a backup of the key store,
+brings a key back: stop all gateways, put it in its place, and start them
+(docs/operations.md). With deletion.window 0 the key in the root of trust may be
+gone too, and then nothing does.`,
 		Args: cobra.MinimumNArgs(1),
 	}, (*client.Client).ListKeys, func(s *session, args []string) error {
 		return s.each("deleted", args, s.client.DeleteKey)

@@ -37,7 +37,7 @@ func (r refusedPIN) check(pin hsm.PIN) error {
 	if now.ModTime().After(refused.ModTime()) {
 		return nil
 	}
-	return fmt.Errorf("%w before, and %s has not changed since: it is not tried again; replace it, or remove %s", hsm.ErrPIN, pin.File, r)
+	return fmt.Errorf("%s has not changed since the token refused its PIN, which is not tried again: replace it, or remove %s: %w", pin.File, r, hsm.ErrPIN)
 }
 
 // remember takes the error that ended a start, and returns it.

@@ -27,8 +27,8 @@ func newServerCommand() *cobra.Command {
 		Long: `Run a gateway, in the foreground, until SIGTERM or SIGINT: then it takes no more
 requests and ends when those that run have been answered, within ten seconds.
 
-SIGHUP has it read the configuration again: policies, TLS files, the api section,
-keys and log levels take effect at once, all of them, or, if anything is wrong
+SIGHUP has it read the configuration again: admin, policies, TLS files, the api
+section, keys and log levels take effect at once, all of them, or, if anything is wrong
 with the file, none. It also opens the audit log anew, for its rotation. The TLS
 files are also read again by themselves when they change.
 
@@ -107,6 +107,11 @@ func serve(ctx context.Context, cfg *configuration, address string) error {
 
 	background, cancel := context.WithCancel(ctx)
 	watched := n.watch(background, hangup)
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		n.checkStore(background)
+	}()
 	followed := make(chan struct{})
 	go func() {
 		defer close(followed)
@@ -115,6 +120,7 @@ func serve(ctx context.Context, cfg *configuration, address string) error {
 	err = n.server.Serve(ctx, ln)
 	cancel()
 	<-watched
+	<-checked
 	<-followed
 	n.log.Info("keygate: stopped")
 	return errors.Join(err, n.close())
@@ -192,6 +198,19 @@ func (n *node) close() error {
 		errs = append(errs, n.trail.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// storeCheck bounds the look at the key store at the start.
+const storeCheck = 10 * time.Second
+
+// checkStore says why the key store cannot be used at the start: requests only tell
+// that it cannot.
+func (n *node) checkStore(ctx context.Context) {
+	checking, cancel := context.WithTimeout(ctx, storeCheck)
+	defer cancel()
+	if err := n.store.Status(checking); err != nil && ctx.Err() == nil {
+		n.log.Warn("keygate: the key store cannot be used: key operations are refused until it can", "error", err)
+	}
 }
 
 // tlsInterval is how often the TLS files are looked at for changes.

@@ -20,12 +20,16 @@ func newStoreInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init --config FILE",
 		Short: "Make the key store of a configuration",
-		Long: `Make the key store of a configuration: for keystore.fs the directory, which must
-not exist yet or be empty, in one that exists; for keystore.etcd nothing but the
-identity, below a prefix that holds nothing; for keystore.postgres the schema and
-its tables, made as keystore.postgres.owner; and in it the identity of the
-cluster. A gateway takes nothing for its key store that does not bear the
-identity. For keystore.secretsmanager it is a secret with the identity.
+		Long: `Make the key store of a configuration: in each of them the identity of the
+cluster, without which a gateway takes nothing for its key store, and
+  fs              the directory, which must not exist yet or be empty, in one that
+                  exists. Run it as the user that the gateway runs as: it refuses a
+                  directory of another
+  etcd            nothing else, below a prefix that holds nothing
+  postgres        the schema and its tables, made as keystore.postgres.owner
+  vault           nothing else, below a path that holds nothing
+  secretsmanager  nothing else: a secret that holds the identity
+  memory          nothing: it begins empty with each start of the gateway
 
 To do it again changes nothing.`,
 		Args: cobra.NoArgs,
@@ -38,7 +42,7 @@ To do it again changes nothing.`,
 			return err
 		}
 		store := configured(keyStores, &cfg.file)
-		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: store.name}
+		result := storeResult{Cluster: cfg.cluster.String(), KeyStore: store.name, About: pairs(store.about(&cfg.file))}
 		if cfg.KeyStore.FS != nil {
 			result.Path = cfg.KeyStore.FS.Path
 		}
@@ -46,6 +50,9 @@ To do it again changes nothing.`,
 			if err := store.init(cmd.Context(), cfg); err != nil {
 				return err
 			}
+		}
+		if cfg.KeyStore.FS != nil {
+			warnOwner(cmd.ErrOrStderr(), os.Geteuid())
 		}
 		return printResult(cmd.OutOrStdout(), *asJSON, result, result.text)
 	}
@@ -67,13 +74,24 @@ func initDirectory(cfg fs.Config, cluster string) error {
 	return fs.Init(cfg, cluster)
 }
 
+// warnOwner warns root, whose directory a gateway of another user could not use.
+func warnOwner(w io.Writer, uid int) {
+	if uid == 0 {
+		fmt.Fprintln(w, "keygate: warning: the key store was made as root: a gateway that runs as another user cannot use it; store init is for that user to run (runuser -u keygate -- keygate store init ...)")
+	}
+}
+
 // A storeResult is what store init prints.
 type storeResult struct {
-	KeyStore string `json:"keystore"`
-	Path     string `json:"path,omitempty"`
-	Cluster  string `json:"cluster"`
+	KeyStore string      `json:"keystore"`
+	Path     string      `json:"path,omitempty"` // of fs
+	Cluster  string      `json:"cluster"`
+	About    [][2]string `json:"about"`
 }
 
 func (r storeResult) text(w io.Writer) {
-	fmt.Fprintf(w, "key store:\t%s %s\ncluster:\t%s\n", r.KeyStore, r.Path, r.Cluster)
+	fmt.Fprintf(w, "key store:\t%s\ncluster:\t%s\n", r.KeyStore, r.Cluster)
+	for _, pair := range r.About {
+		fmt.Fprintf(w, "%s:\t%s\n", pair[0], pair[1])
+	}
 }

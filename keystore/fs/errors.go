@@ -36,3 +36,7 @@ func unavailable(format string, args ...any) error {
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{keystore.ErrCorrupt}, args...)...)
 }
+
+func rights(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{keystore.ErrRights}, args...)...)
+}

@@ -17,25 +17,26 @@ import (
 func TestKS11_OddFiles(t *testing.T) {
 	for _, c := range []struct {
 		name, says string
-		root       bool
+		root       bool // the test needs to be root
+		rights     bool // the error is ErrRights
 		place      func(path, good string) error
 	}{
-		{"symbolic link to a record", "symbolic link", false, func(path, good string) error { return os.Symlink(good, path) }},
-		{"symbolic link outside", "symbolic link", false, func(path, _ string) error { return os.Symlink("/etc/passwd", path) }},
-		{"symbolic link to nothing", "symbolic link", false, func(path, _ string) error { return os.Symlink("nothing", path) }},
-		{"FIFO", "not a regular file", false, func(path, _ string) error { return unix.Mkfifo(path, 0o600) }},
-		{"directory", "not a regular file", false, func(path, _ string) error { return os.Mkdir(path, 0o700) }},
-		{"socket", "socket", false, func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }},
-		{"device", "not a regular file", true, func(path, _ string) error {
+		{"symbolic link to a record", "symbolic link", false, false, func(path, good string) error { return os.Symlink(good, path) }},
+		{"symbolic link outside", "symbolic link", false, false, func(path, _ string) error { return os.Symlink("/etc/passwd", path) }},
+		{"symbolic link to nothing", "symbolic link", false, false, func(path, _ string) error { return os.Symlink("nothing", path) }},
+		{"FIFO", "not a regular file", false, false, func(path, _ string) error { return unix.Mkfifo(path, 0o600) }},
+		{"directory", "not a regular file", false, false, func(path, _ string) error { return os.Mkdir(path, 0o700) }},
+		{"socket", "socket", false, false, func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) }},
+		{"device", "not a regular file", true, false, func(path, _ string) error {
 			return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 5))) // /dev/zero
 		}},
-		{"hard link to another record", "checksum", false, func(path, good string) error { return os.Link(good, path) }},
-		{"mode 0644", "mode 0644", false, func(path, good string) error { return copyFile(path, good, 0o644) }},
-		{"mode 0620", "mode 0620", false, func(path, good string) error { return copyFile(path, good, 0o620) }},
-		{"other owner", "owned by uid 12345", true, func(path, good string) error {
+		{"hard link to another record", "checksum", false, false, func(path, good string) error { return os.Link(good, path) }},
+		{"mode 0644", "mode 0644", false, true, func(path, good string) error { return copyFile(path, good, 0o644) }},
+		{"mode 0620", "mode 0620", false, true, func(path, good string) error { return copyFile(path, good, 0o620) }},
+		{"other owner", "owned by uid 12345", true, true, func(path, good string) error {
 			return errors.Join(copyFile(path, good, 0o600), os.Chown(path, 12345, -1))
 		}},
-		{"empty file", "not a record file", false, func(path, _ string) error { return os.WriteFile(path, nil, 0o600) }},
+		{"empty file", "not a record file", false, false, func(path, _ string) error { return os.WriteFile(path, nil, 0o600) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.root {
@@ -56,6 +57,9 @@ func TestKS11_OddFiles(t *testing.T) {
 			} {
 				if !errors.Is(err, keystore.ErrCorrupt) || !strings.Contains(err.Error(), c.says) {
 					t.Errorf("%s: got %v, want ErrCorrupt that says %q", call, err, c.says)
+				}
+				if errors.Is(err, keystore.ErrRights) != c.rights {
+					t.Errorf("%s: got %v; is it ErrRights: want %t", call, err, c.rights)
 				}
 			}
 			wantError(t, "create", s.Create(ctx, "odd", []byte("x")), keystore.ErrExists)

@@ -95,9 +95,9 @@ func (s *Store) checkFile(file string, st *unix.Stat_t, limit int) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return corrupt("%s is not a regular file", file)
 	case st.Uid != s.uid:
-		return corrupt("%s is owned by uid %d, not %d", file, st.Uid, s.uid)
+		return rights("%s is owned by uid %d, not %d", file, st.Uid, s.uid)
 	case st.Mode&0o077 != 0:
-		return corrupt("%s has mode %04o: others have rights to it", file, st.Mode&0o7777)
+		return rights("%s has mode %04o: others have rights to it", file, st.Mode&0o7777)
 	case st.Size > int64(limit):
 		return corrupt("%s has %d bytes, more than %d", file, st.Size, limit)
 	}

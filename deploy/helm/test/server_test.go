@@ -242,7 +242,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 		if !ok || exit.ExitCode() != 3 {
 			t.Fatalf("start %d: %v\n%s", start, err, out)
 		}
-		if again := strings.Contains(string(out), "it is not tried again"); again != (start > 0) {
+		if again := strings.Contains(string(out), "is not tried again"); again != (start > 0) {
 			t.Errorf("start %d: %s", start, out)
 		}
 	}
