@@ -39,12 +39,13 @@ func TestUnitIsHardened(t *testing.T) {
 		"CapabilityBoundingSet": "", "LimitMEMLOCK": "infinity", "LimitCORE": "0", "UMask": "0077",
 		"User": "keygate", "MemoryDenyWriteExecute": "yes", "StateDirectoryMode": "0700",
 		"LoadCredential": "pin:/etc/keygate/pin",
+		"Environment":    "KEYGATE_PIN_FILE=/run/credentials/keygate.service/pin", // where it is, not what
 	} {
 		if got := settings[key]; !slices.Equal(got, []string{want}) {
 			t.Errorf("%s is %q, want %q", key, got, want)
 		}
 	}
-	for _, secret := range []string{"Environment", "EnvironmentFile", "PassEnvironment", "SetCredential"} {
+	for _, secret := range []string{"EnvironmentFile", "PassEnvironment", "SetCredential"} {
 		if settings[secret] != nil {
 			t.Errorf("%s: secrets come by LoadCredential", secret)
 		}
