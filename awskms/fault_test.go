@@ -152,9 +152,23 @@ func TestAKMSThatStaysAwayIsUnavailableWithinTheDeadline(t *testing.T) {
 		}
 	}
 	p.Break(nil) // it heals by itself
-	ok(t, r.Status(t.Context()))
-	_, err := r.Decrypt(t.Context(), handle, ciphertext, []byte("data"))
-	ok(t, err)
+	heals := func(f func() error) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; {
+			err := f()
+			if err == nil {
+				return
+			}
+			if time.Now().After(end) { // a busy machine may need more than one patience
+				t.Fatal(err)
+			}
+		}
+	}
+	heals(func() error { return r.Status(t.Context()) })
+	heals(func() error {
+		_, err := r.Decrypt(t.Context(), handle, ciphertext, []byte("data"))
+		return err
+	})
 }
 
 // client returns a client of the KMS behind p, for what an administrator does.
