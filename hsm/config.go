@@ -1,8 +1,11 @@
 package hsm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,13 +25,19 @@ const (
 type Config struct {
 	// Module is the path of the PKCS#11 module. Required.
 	Module string `yaml:"module"`
-	// Token is the label of the token. Required.
-	Token string `yaml:"token"`
+	// Token is the label of the token. It, Slot or Tokens is required.
+	Token string `yaml:"token,omitempty"`
 	// Serial is the serial number of the token. It is needed where two tokens
 	// have the same label.
 	Serial string `yaml:"serial,omitempty"`
+	// Slot is the id of the token's slot when it is connected to for the first time.
+	// From then on it is known by its serial number: slots are renumbered.
+	Slot *uint `yaml:"slot,omitempty"`
 	// PIN says where the PIN of the token's user is. Required.
 	PIN PIN `yaml:"pin"`
+	// Tokens are tokens that hold the same root keys, in the place of Token, Serial
+	// and Slot: ops are spread over those that work.
+	Tokens []TokenConfig `yaml:"tokens,omitempty"`
 	// KEK is the label of the AES key that wraps all master keys. Default
 	// keygate-kek.
 	KEK string `yaml:"kek,omitempty"`
@@ -51,6 +60,19 @@ type Config struct {
 	// IV says who makes the initialisation vectors of AES-GCM. "host", the
 	// default, is all there is: this process, with crypto/rand.
 	IV string `yaml:"iv,omitempty"`
+}
+
+// TokenConfig names one of several tokens. What it does not say, Config does.
+type TokenConfig struct {
+	// URI is a PKCS #11 URI (RFC 7512) in the place of other fields, with the
+	// attributes token, serial, slot-id, module-path and pin-source.
+	URI      string `yaml:"uri,omitempty"`
+	Module   string `yaml:"module,omitempty"`
+	Token    string `yaml:"token,omitempty"`
+	Serial   string `yaml:"serial,omitempty"`
+	Slot     *uint  `yaml:"slot,omitempty"`
+	PIN      *PIN   `yaml:"pin,omitempty"`
+	InitArgs string `yaml:"init_args,omitempty"`
 }
 
 // Queue bounds calls that wait. The zero value is the default.
@@ -97,15 +119,49 @@ func (c Config) withDefaults() (Config, error) {
 	return c, errors.Join(c.faults()...)
 }
 
+// EachToken returns a configuration for each token of c, with that one only.
+func (c Config) EachToken() []Config {
+	all, _ := c.eachToken()
+	return all
+}
+
+func (c Config) eachToken() (all []Config, faults []error) {
+	if len(c.Tokens) == 0 {
+		return []Config{c}, nil
+	}
+	for i, t := range c.Tokens {
+		one := c
+		one.Tokens = nil
+		one.Token, one.Serial, one.Slot = t.Token, t.Serial, t.Slot
+		one.Module, one.InitArgs = cmp.Or(t.Module, c.Module), cmp.Or(t.InitArgs, c.InitArgs)
+		if t.PIN != nil {
+			one.PIN = *t.PIN
+		}
+		if t.URI != "" {
+			if err := one.apply(t.URI); err != nil {
+				faults = append(faults, fmt.Errorf("hsm: tokens.%d.uri: %w", i, err))
+			}
+		}
+		all = append(all, one)
+	}
+	return all, faults
+}
+
+// names says which tokens c is about.
+func (c Config) names() string {
+	var all []string
+	for _, t := range c.EachToken() {
+		all = append(all, t.tokenName())
+	}
+	return strings.Join(all, ", ")
+}
+
 func (c Config) faults() (faults []error) {
 	refuse := func(bad bool, format string, args ...any) {
 		if bad {
 			faults = append(faults, fmt.Errorf("hsm: "+format, args...))
 		}
 	}
-	refuse(c.Module == "", "module: the path of the PKCS#11 module is missing")
-	refuse(c.Token == "", "token: the label of the token is missing")
-	refuse(len(c.Token) > 32, "token: a label has at most 32 bytes")
 	refuse(c.KEK == c.RecordKey, "kek, record_key: two keys with the same label %q", c.KEK)
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)
@@ -113,8 +169,57 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Queue.Calls < 0, "queue.calls: %d is negative", c.Queue.Calls)
 	refuse(c.Timeout >= time.Millisecond && (c.Queue.Wait < time.Millisecond || c.Queue.Wait > c.Timeout), "queue.wait: %v is not from 1ms to the timeout, %v", c.Queue.Wait, c.Timeout)
 	refuse(c.IV != "host", "iv: %q is not supported, only host", c.IV)
-	if err := c.PIN.check(); err != nil {
-		faults = append(faults, err)
+	refuse(len(c.Tokens) > 0 && (c.Token != "" || c.Serial != "" || c.Slot != nil), "tokens: token, serial and slot belong into its entries")
+	refuse(len(c.Tokens) > maxTokens, "tokens: %d are more than %d", len(c.Tokens), maxTokens)
+	return append(faults, c.tokenFaults()...)
+}
+
+// maxTokens bounds the tokens of a group.
+const maxTokens = 16
+
+// tokenFaults returns what is wrong with what names a token.
+func (c Config) tokenFaults() []error {
+	all, faults := c.eachToken()
+	seen := make(map[string]int)
+	for i, t := range all {
+		at := ""
+		if len(c.Tokens) > 0 {
+			at = fmt.Sprintf("tokens.%d.", i)
+		}
+		refuse := func(bad bool, format string, args ...any) {
+			if bad {
+				faults = append(faults, fmt.Errorf("hsm: "+at+format, args...))
+			}
+		}
+		refuse(t.Module == "", "module: the path of the PKCS#11 module is missing")
+		refuse(t.Token == "" && t.Slot == nil, "token: the label of the token is missing")
+		refuse(len(t.Token) > 32, "token: a label has at most 32 bytes")
+		refuse(len(t.Serial) > 16, "serial: a serial number has at most 16 bytes")
+		if err := t.PIN.check(); err != nil {
+			_, text, _ := strings.Cut(err.Error(), ": ")
+			refuse(true, "%s", text)
+		}
+		same := fmt.Sprintf("%s\n%s", t.Module, t.tokenName())
+		first, twice := seen[same]
+		refuse(twice, "token: it is the same as that of tokens.%d", first)
+		seen[same] = i
 	}
 	return faults
+}
+
+// tokenName says in messages which token c means, which is one.
+func (c Config) tokenName() string {
+	name := strconv.Quote(c.Token)
+	if c.Serial != "" {
+		name += fmt.Sprintf(" with the serial number %q", c.Serial)
+	}
+	if c.Slot != nil {
+		name += fmt.Sprintf(" in slot %d", *c.Slot)
+	}
+	return name
+}
+
+// means reports whether t is a token that c names.
+func (c Config) means(t slotToken) bool {
+	return (c.Token == "" || t.info.Label == c.Token) && (c.Serial == "" || t.info.SerialNumber == c.Serial) && (c.Slot == nil || t.slot == *c.Slot)
 }

@@ -11,16 +11,16 @@ import (
 // connect makes a link. If the token fails or is not there it tries once more
 // with the module initialised anew, since some modules see only then that a
 // token is back; not if the PIN is wrong or the token is refused.
-func (r *Root) connect(ctx context.Context) (*link, error) {
-	gen := r.module.generation()
-	l, err := r.newLink(ctx, gen)
+func (t *token) connect(ctx context.Context) (*link, error) {
+	gen := t.module.generation()
+	l, err := t.newLink(ctx, gen)
 	if err == nil || !worthReset(err) {
 		return l, err
 	}
-	if resetErr := r.module.reinitialize(ctx, gen); resetErr != nil {
+	if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
 		return nil, fmt.Errorf("%w; %w", err, resetErr)
 	}
-	return r.newLink(ctx, r.module.generation())
+	return t.newLink(ctx, t.module.generation())
 }
 
 func worthReset(err error) bool {
@@ -32,8 +32,8 @@ func worthReset(err error) bool {
 }
 
 // newLink logs in, finds the root keys and uses them.
-func (r *Root) newLink(ctx context.Context, gen uint64) (*link, error) {
-	l, err := r.newBareLink(ctx, gen, 0)
+func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
+	l, err := t.newBareLink(ctx, gen, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -41,55 +41,47 @@ func (r *Root) newLink(ctx context.Context, gen uint64) (*link, error) {
 		return nil, err
 	}
 	defer l.leave()
-	err = l.anchor.ready(r.cfg)
+	err = l.anchor.ready(t.cfg)
 	if err == nil {
-		err = r.recognize(l.anchor)
+		err = t.same.recognize(l.anchor)
 	}
 	if err != nil {
 		l.anchor.abandon()
 		return nil, err
 	}
-	l.loaders = make([]loader, l.token.loaders(r.cfg.Sessions))
+	l.loaders = make([]loader, l.token.loaders(t.cfg.Sessions))
 	l.loaders[0].session = l.anchor
 	return l, nil
 }
 
-// recognize compares the token with that of the first link.
-func (r *Root) recognize(s session) (err error) {
-	r.repair.mu.Lock()
-	known := r.repair.known
-	r.repair.mu.Unlock()
-	if known != nil {
-		return s.recognize(*known)
-	}
-	m, err := s.remember()
-	if err != nil {
-		return err
-	}
-	r.repair.mu.Lock()
-	defer r.repair.mu.Unlock()
-	r.repair.known = &m
-	return nil
-}
-
 // newBareLink finds the token, opens a session with flags and logs in.
-func (r *Root) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
-	l := &link{module: r.module, gen: gen, limit: r.cfg.Keys, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
+func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
+	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
 	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer l.leave()
-	if l.slot, l.token, err = findToken(r.module, r.cfg); err != nil {
+	if l.slot, l.token, err = findToken(t.module, t.wanted()); err != nil {
 		return nil, err
 	}
 	if l.anchor, err = l.open(flags); err != nil {
 		return nil, err
 	}
-	if err := r.login(l.anchor); err != nil {
+	if err := t.login(l.anchor); err != nil {
 		l.anchor.abandon()
 		return nil, err
 	}
 	return l, nil
+}
+
+// wanted returns what names the token. Slots are renumbered, so one that was named by
+// its slot is known by its serial number once it has been connected to.
+func (t *token) wanted() Config {
+	c := t.cfg
+	if l := t.link.Load(); c.Slot != nil && l != nil {
+		c.Slot, c.Token, c.Serial = nil, l.token.Label, l.token.Serial
+	}
+	return c
 }
 
 // ready finds the root keys and uses them, or says why they are refused.

@@ -29,14 +29,14 @@ func Doctor(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	r := &Root{cfg: cfg, module: m, pin: pinSource{from: cfg.PIN}}
-	defer r.pin.forget()
-	err = r.report(ctx, &report)
+	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
+	defer t.pin.forget()
+	err = t.report(ctx, &report)
 	return report, errors.Join(err, m.release(cfg.Timeout))
 }
 
-func (r *Root) report(ctx context.Context, report *Report) error {
-	l, err := r.newBareLink(ctx, r.module.generation(), 0)
+func (t *token) report(ctx context.Context, report *Report) error {
+	l, err := t.newBareLink(ctx, t.module.generation(), 0)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (r *Root) report(ctx context.Context, report *Report) error {
 	}
 	defer l.leave()
 	report.Token = l.token
-	report.Checks, err = l.anchor.examine(r.cfg)
+	report.Checks, err = l.anchor.examine(t.cfg)
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func TestHS15_AnotherTokenUnderTheSameLabelIsRefused(t *testing.T) {
 	ok(t, err)
 	waitFor(t, func() bool {
 		_, err = f.root.MAC(t.Context(), nil, nil)
-		return err != nil && strings.Contains(err.Error(), "than before")
+		return err != nil && strings.Contains(err.Error(), "key than before")
 	})
 	is(t, err, kms.ErrDenied)
 	if _, err := f.root.Encrypt(t.Context(), f.handle, nil, nil); err == nil {

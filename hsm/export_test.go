@@ -20,7 +20,8 @@ func (c Calls) GCM(encrypt bool, key pkcs11.ObjectHandle, iv, additionalData, in
 
 // OnSession runs fn with a session that is closed after it.
 func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
-	l, err := r.connected(ctx)
+	t := r.group.members[0].get().(*token)
+	l, err := t.connected(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,46 +1,40 @@
 // Package hsm is the root of trust over PKCS#11: a kms.Root whose keys are made
 // in a token and leave it only wrapped by a KEK that cannot leave it.
 //
-// It is the only package with C in it. No call of the module runs on the
-// goroutine of a caller, so a call that hangs costs one session and not the
-// caller; see pool. Whatever depends on the login belongs to a link, and after
-// a fault the next call makes another one; see repair.
+// It is the only package with C in it. A root is a group of one or more tokens
+// that hold the same root keys; see group. What is asked of a token is an op, and
+// a backend does it: token, with the module in this process, where no call of the
+// module runs on the goroutine of a caller, so that a call that hangs costs one
+// session and not the caller; see pool. Whatever depends on the login belongs to a
+// link, and after a fault the next call makes another one; see repair.
 package hsm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
-	"time"
 
 	"github.com/keygate/keygate/kms"
 )
 
-// A Root is a kms.Root in a PKCS#11 token.
+// A Root is a kms.Root in one PKCS#11 token, or in several that hold the same keys.
 type Root struct {
-	cfg    Config
-	log    *slog.Logger
-	module *module
-	pin    pinSource
-	pool   *pool // for calls with a session of their own
-	keeper *pool // for calls with a loader
-	link   atomic.Pointer[link]
-	repair repair
-	stats  counters
+	cfg   Config
+	group *group
 }
 
 var _ kms.Root = (*Root)(nil)
 
-// Format writes which token r is, whatever the verb, and not what r holds: the
+// Format writes which tokens r has, whatever the verb, and not what r holds: the
 // PIN may be in it.
-func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.Token) }
+func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.names()) }
 
-// Open connects to the token that cfg names: it logs in, with one try, and
-// refuses a token that lacks a mechanism, a key that is missing, ambiguous or
-// has an attribute that would let it out, and a module that does not encrypt as
-// it should. A nil logger means slog.Default.
+// Open connects to the tokens that cfg names. It logs in to each, with one try, and
+// refuses one that lacks a mechanism, a key that is missing, ambiguous or has an
+// attribute that would let it out, a module that does not encrypt as it should, and
+// a token whose root keys are not those of the others. Of several tokens one is
+// enough, if the others are only out of reach: they are used when they come. A nil
+// logger means slog.Default.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -49,59 +43,25 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	g, err := openGroup(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	r := &Root{cfg: cfg, log: log, module: m, pin: pinSource{from: cfg.PIN}}
-	l, err := r.connected(ctx)
-	if err != nil {
-		r.pool, r.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
-		return nil, errors.Join(err, r.Close())
-	}
-	sessions, spares := l.token.sessions(cfg.Sessions)
-	if sessions < cfg.Sessions {
-		log.Warn("hsm: the token has fewer sessions than are configured", "configured", cfg.Sessions, "used", sessions)
-	}
-	r.pool = newPool(sessions, spares, cfg.Timeout, cfg.Queue)
-	r.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout, Queue{})
-	return r, nil
+	return &Root{cfg: cfg, group: g}, nil
 }
 
-// keeperSpares is how many calls with a loader may hang before fewer are made.
-const keeperSpares = 3
-
-// Close closes the sessions and, if this is the last root that uses it,
-// finalizes the module. It waits for the calls that run, but leaves those that
+// Close closes the sessions and, if this is the last root that uses them,
+// finalizes the modules. It waits for the calls that run, but leaves those that
 // hang, and the module with them, alone.
-func (r *Root) Close() error {
-	r.repair.stop()
-	err := errors.Join(r.pool.close(), r.keeper.close())
-	r.pin.forget()
-	patience := r.cfg.Timeout
-	if err != nil {
-		patience = 0
-	}
-	ended := make(chan error, 1)
-	go func() {
-		if l := r.link.Swap(nil); l != nil && err == nil {
-			l.close()
-		}
-		ended <- r.module.release(patience)
-	}()
-	select {
-	case releaseErr := <-ended:
-		return errors.Join(err, releaseErr)
-	case <-time.After(2 * r.cfg.Timeout):
-		return errors.Join(err, errHung)
-	}
-}
+func (r *Root) Close() error { return r.group.close() }
 
-// Token describes the token and its module, as they were when the present
-// connection was made.
+// Token describes the first token that is connected and its module, as they were
+// when the present connection was made.
 func (r *Root) Token() TokenInfo {
-	if l := r.link.Load(); l != nil {
-		return l.token
+	for _, t := range r.group.members {
+		if info := t.info(); info != (TokenInfo{}) {
+			return info
+		}
 	}
 	return TokenInfo{}
 }
@@ -123,13 +83,7 @@ func (r *Root) makeKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, i
 	if purpose != kms.Encryption && purpose != kms.Authentication {
 		return nil, fmt.Errorf("hsm: purpose %d: %w", purpose, kms.ErrUnsupported)
 	}
-	return run(ctx, r, operation[[]byte]{a: imported, slow: true, run: func(s session, _ *loaded, imported, _ []byte) ([]byte, error) {
-		h, err := s.newKey(id, purpose, imported)
-		if err != nil {
-			return nil, err
-		}
-		return h.marshal(), nil
-	}})
+	return r.group.do(ctx, op{kind: opNewKey, id: id, purpose: purpose, a: imported})
 }
 
 // Encrypt encrypts in the token, with AES-256-GCM and a random IV of this
@@ -139,10 +93,7 @@ func (r *Root) Encrypt(ctx context.Context, handle, plaintext, additionalData []
 	if len(plaintext) > kms.MaxRootPlaintext || len(additionalData) > kms.MaxRootAD {
 		return nil, fmt.Errorf("hsm: encrypt %d bytes with %d of additional data: %w", len(plaintext), len(additionalData), kms.ErrUnsupported)
 	}
-	return run(ctx, r, operation[[]byte]{handle: handle, purpose: kms.Encryption, a: plaintext, b: additionalData,
-		run: func(s session, k *loaded, plaintext, additionalData []byte) ([]byte, error) {
-			return s.seal(k.object, nil, plaintext, additionalData)
-		}})
+	return r.group.do(ctx, op{kind: opEncrypt, handle: handle, purpose: kms.Encryption, a: plaintext, b: additionalData})
 }
 
 // Decrypt opens what Encrypt made; see kms.Root.
@@ -150,52 +101,51 @@ func (r *Root) Decrypt(ctx context.Context, handle, ciphertext, additionalData [
 	if n := len(ciphertext) - ivSize - tagSize; n < 0 || n > kms.MaxRootPlaintext || len(additionalData) > kms.MaxRootAD {
 		return nil, fmt.Errorf("hsm: decrypt %d bytes with %d of additional data: %w", len(ciphertext), len(additionalData), kms.ErrCiphertext)
 	}
-	return run(ctx, r, operation[[]byte]{handle: handle, purpose: kms.Encryption, a: ciphertext, b: additionalData,
-		run: func(s session, k *loaded, ciphertext, additionalData []byte) ([]byte, error) {
-			return s.decrypt(k, ciphertext, additionalData)
-		}, discard: func(plaintext []byte) { clear(plaintext) }})
+	return r.group.do(ctx, op{kind: opDecrypt, handle: handle, purpose: kms.Encryption, a: ciphertext, b: additionalData})
 }
 
 // MAC computes HMAC-SHA-256 in the token, with the record key if handle is nil;
 // see kms.Root.
-func (r *Root) MAC(ctx context.Context, handle, message []byte) ([kms.MACSize]byte, error) {
-	o := operation[[kms.MACSize]byte]{a: message, run: func(s session, k *loaded, message, _ []byte) ([kms.MACSize]byte, error) {
-		return s.mac(k.object, message)
-	}}
+func (r *Root) MAC(ctx context.Context, handle, message []byte) (mac [kms.MACSize]byte, err error) {
+	o := op{kind: opMAC, handle: handle, a: message}
 	if handle != nil {
-		o.handle, o.purpose = handle, kms.Authentication
+		o.purpose = kms.Authentication
 	}
-	return run(ctx, r, o)
+	got, err := r.group.do(ctx, o)
+	if err != nil {
+		return mac, err
+	}
+	copy(mac[:], got)
+	return mac, nil
 }
 
-// DestroyKey takes the key out of the token if it is loaded there. The handle is
+// Random fills b from the token's random source; see kms.Root.
+func (r *Root) Random(ctx context.Context, b []byte) error {
+	if len(b) > kms.MaxRandom {
+		return fmt.Errorf("hsm: %d random bytes at once: %w", len(b), kms.ErrUnsupported)
+	}
+	random, err := r.group.do(ctx, op{kind: opRandom, size: len(b)})
+	if err != nil {
+		return err
+	}
+	defer clear(random)
+	copy(b, random)
+	return nil
+}
+
+// DestroyKey takes the key out of every token where it is loaded. The handle is
 // the only other place that holds it. It returns ErrCorrupt if handle is not one
 // of a root over PKCS#11.
 func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
 	if _, err := parseHandle(handle); err != nil {
 		return err
 	}
-	l := r.link.Load()
-	if !l.usable() {
-		return nil // nothing is loaded
-	}
-	k := l.cached(handle)
-	if k == nil {
-		return nil
-	}
-	l.evict(k)
-	k.done()
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
-		return struct{}{}, l.onLoader(ctx, func(s session) error { s.destroyDoomed(); return nil })
-	}})
-	return err
+	return r.group.destroy(ctx, handle)
 }
 
 // Status uses the record key and, with an encryption and its inverse, a key
-// that nothing else uses.
+// that nothing else uses, of one token that works.
 func (r *Root) Status(ctx context.Context) error {
-	_, err := run(ctx, r, operation[struct{}]{run: func(s session, _ *loaded, _, _ []byte) (struct{}, error) { return s.useLinkKeys() }})
+	_, err := r.group.do(ctx, op{kind: opStatus})
 	return err
 }

@@ -30,16 +30,16 @@ func Init(ctx context.Context, cfg Config) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
-	r := &Root{cfg: cfg, module: m, pin: pinSource{from: cfg.PIN}}
-	defer r.pin.forget()
-	made, err := r.makeRootKeys(ctx)
+	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
+	defer t.pin.forget()
+	made, err := t.makeRootKeys(ctx)
 	return made, errors.Join(err, m.release(cfg.Timeout))
 }
 
 // makeRootKeys does the work of Init in one session, which must be able to
 // write.
-func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
-	l, err := r.newBareLink(ctx, r.module.generation(), pkcs11.CKF_RW_SESSION)
+func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
+	l, err := t.newBareLink(ctx, t.module.generation(), pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return made, err
 	}
@@ -50,26 +50,26 @@ func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
 	defer l.leave()
 	made.Token = l.token
 	s := l.anchor
-	kek, err := s.isThere(r.cfg.KEK)
+	kek, err := s.isThere(t.cfg.KEK)
 	if err != nil {
 		return made, err
 	}
-	record, err := s.isThere(r.cfg.RecordKey)
+	record, err := s.isThere(t.cfg.RecordKey)
 	if err != nil {
 		return made, err
 	}
 	if record && !kek {
 		// The KEK is made first, so this is no half of an Init.
-		return made, fmt.Errorf("hsm: the token has the record key %q but no KEK %q: the KEK was lost or has another label, and what it wraps cannot be used without it: %w", r.cfg.RecordKey, r.cfg.KEK, kms.ErrDenied)
+		return made, fmt.Errorf("hsm: the token has the record key %q but no KEK %q: the KEK was lost or has another label, and what it wraps cannot be used without it: %w", t.cfg.RecordKey, t.cfg.KEK, kms.ErrDenied)
 	}
 	if !kek {
-		if err := s.makeKEK(r.cfg.KEK); err != nil {
+		if err := s.makeKEK(t.cfg.KEK); err != nil {
 			return made, err
 		}
 		made.KEK = true
 	}
 	// A token with a KEK that is refused gets no record key either.
-	checks, err := s.examineKEK(r.cfg)
+	checks, err := s.examineKEK(t.cfg)
 	if err == nil {
 		err = refused(checks)
 	}
@@ -77,12 +77,12 @@ func (r *Root) makeRootKeys(ctx context.Context) (made Made, err error) {
 		return made, err
 	}
 	if !record {
-		if err := s.makeRecordKey(r.cfg.RecordKey); err != nil {
+		if err := s.makeRecordKey(t.cfg.RecordKey); err != nil {
 			return made, err
 		}
 		made.RecordKey = true
 	}
-	return made, s.ready(r.cfg)
+	return made, s.ready(t.cfg)
 }
 
 // isThere reports whether the token has a key; two of them are an error.

@@ -134,13 +134,13 @@ func (s session) destroyDoomed() {
 
 // load returns the loaded key of a handle, in use. Callers that want the same
 // one wait for one load.
-func (r *Root) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*loaded, error) {
+func (t *token) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*loaded, error) {
 	for {
 		if k := l.cached(handle); k != nil {
 			return k, nil
 		}
 		own := append([]byte(nil), handle...)
-		result := l.loads.DoChan(string(own), func() (any, error) { return nil, r.loadOnce(l, own, h) })
+		result := l.loads.DoChan(string(own), func() (any, error) { return nil, t.loadOnce(l, own, h) })
 		select {
 		case <-ctx.Done():
 			return nil, waited(ctx, "wait for a key")
@@ -157,10 +157,10 @@ func (r *Root) load(ctx context.Context, l *link, handle []byte, h keyHandle) (*
 
 // loadOnce loads a key on one of the loaders. Its callers share it, so it has a
 // deadline of its own.
-func (r *Root) loadOnce(l *link, handle []byte, h keyHandle) error {
-	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Timeout)
+func (t *token) loadOnce(l *link, handle []byte, h keyHandle) error {
+	ctx, cancel := context.WithTimeout(context.Background(), t.cfg.Timeout)
 	defer cancel()
-	_, err := call(ctx, r.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
+	_, err := call(ctx, t.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
 		return struct{}{}, l.onLoader(ctx, func(s session) error {
 			s.destroyDoomed()
 			if l.has(handle) {

@@ -10,59 +10,47 @@ import (
 	"github.com/keygate/keygate/within"
 )
 
-// An operation is a call of the root that uses one key, in terms of one session
-// of the token.
-type operation[T any] struct {
-	handle  []byte
-	purpose kms.Purpose // of the handle; zero: there is none, and the key is the record key
-	a, b    []byte      // the caller's arguments, of which run gets copies that are wiped after it
-	run     func(s session, k *loaded, a, b []byte) (T, error)
-	discard func(T) // if not nil, gets a result that came after the caller had left
-	slow    bool    // see task
-}
-
-// run runs o. After a fault that another session may cure it tries once more,
-// and once more after that if the connection has been lost meanwhile. Every
-// operation may be repeated: a key that is made twice is lost once.
-func run[T any](ctx context.Context, r *Root, o operation[T]) (T, error) {
+// run does o. After a fault that another session may cure it tries once more, and
+// once more after that if the connection has been lost meanwhile.
+func (t *token) run(ctx context.Context, o *op) ([]byte, error) {
 	w := new(within.Context)
-	w.Begin(ctx, time.Now().Add(r.cfg.Timeout))
+	w.Begin(ctx, time.Now().Add(t.cfg.Timeout))
 	defer w.Stop()
-	result, err := try(w, r, o, false)
-	for tries := 1; tries < 3 && err != nil && repairable(err) && w.Err() == nil; tries++ {
-		if tries == 2 && r.link.Load().usable() {
+	result, err := t.try(w, o, false)
+	for tries := 1; tries < 3 && !o.once && err != nil && repairable(err) && w.Err() == nil; tries++ {
+		if tries == 2 && t.link.Load().usable() {
 			break
 		}
-		r.stats.retries.Add(1)
-		result, err = try(w, r, o, true)
+		t.count.retries.Add(1)
+		result, err = t.try(w, o, true)
 	}
 	if err != nil {
-		r.stats.errors.Add(1)
+		t.count.errors.Add(1)
 	}
 	return result, err
 }
 
-func try[T any](ctx context.Context, r *Root, o operation[T], again bool) (T, error) {
-	var none T
+func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	if ctx.Err() != nil {
-		return none, waited(ctx, "begin")
+		return nil, waited(ctx, "begin")
 	}
-	k, err := r.inUse(ctx, o.handle, o.purpose)
+	k, err := t.inUse(ctx, o)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	a, b, own := copies(o.a, o.b)
-	fn := o.run
-	result, err := call(ctx, r.pool, task[T]{
-		run: func(w *worker) (T, error) {
-			return onSession(ctx, w, k.link, func(s session) (T, error) { return fn(s, k, a, b) })
+	mine := *o // o's slices are the caller's, who may leave before the call ends
+	mine.handle, mine.a, mine.b = nil, nil, nil
+	result, err := call(ctx, t.pool, task[[]byte]{
+		run: func(w *worker) ([]byte, error) {
+			return onSession(ctx, w, k.link, func(s session) ([]byte, error) { return s.perform(&mine, k, a, b) })
 		},
-		discard: o.discard,
-		slow:    o.slow,
+		discard: func(late []byte) { clear(late) },
+		slow:    o.slow(),
 		end:     func() { clear(own); k.done() },
 	})
 	if err != nil {
-		r.react(ctx, k, err, again)
+		t.react(ctx, k, err, again)
 	}
 	return result, err
 }
@@ -82,38 +70,43 @@ func copies(a, b []byte) (a2, b2, all []byte) {
 	return a2, b2, all
 }
 
-// inUse returns the key of a handle, in use, or with a purpose of zero the
-// record key. It connects and loads what it has to.
-func (r *Root) inUse(ctx context.Context, handle []byte, purpose kms.Purpose) (k *loaded, err error) {
-	if l := r.link.Load(); purpose != 0 && l.usable() {
-		k = l.cached(handle)
+// inUse returns the key that o uses, in use: that of its handle, or else the record
+// key. It connects and loads what it has to.
+func (t *token) inUse(ctx context.Context, o *op) (k *loaded, err error) {
+	if !o.loads() {
+		return t.recordKey(ctx, o)
+	}
+	if l := t.link.Load(); l.usable() {
+		k = l.cached(o.handle)
 	}
 	if k == nil {
-		if k, err = r.connectedKey(ctx, handle, purpose); err != nil {
+		if k, err = t.connectedKey(ctx, o); err != nil {
 			return nil, err
 		}
 	}
-	if k.handle.purpose != purpose {
+	if k.handle.purpose != o.purpose {
 		k.done()
-		return nil, fmt.Errorf("hsm: use a key of purpose %d for purpose %d: %w", k.handle.purpose, purpose, kms.ErrUnsupported)
+		return nil, fmt.Errorf("hsm: use a key of purpose %d for purpose %d: %w", k.handle.purpose, o.purpose, kms.ErrUnsupported)
 	}
 	return k, nil
 }
 
-func (r *Root) connectedKey(ctx context.Context, handle []byte, purpose kms.Purpose) (*loaded, error) {
-	var h keyHandle
-	if purpose != 0 {
-		var err error
-		if h, err = parseHandle(handle); err != nil {
-			return nil, err
-		}
-	}
-	l, err := r.connected(ctx)
+func (t *token) connectedKey(ctx context.Context, o *op) (*loaded, error) {
+	h, err := parseHandle(o.handle)
 	if err != nil {
 		return nil, err
 	}
-	if purpose != 0 {
-		return r.load(ctx, l, handle, h)
+	l, err := t.linkFor(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return t.load(ctx, l, o.handle, h)
+}
+
+func (t *token) recordKey(ctx context.Context, o *op) (*loaded, error) {
+	l, err := t.linkFor(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	if !l.recordKey.use() {
 		return nil, errStale
@@ -147,7 +140,7 @@ func onSession[T any](ctx context.Context, w *worker, l *link, fn func(session) 
 // another session that may be the link, or just what this caller asked, who
 // must not be able to make all others wait for another link: a use that must
 // succeed tells.
-func (r *Root) react(ctx context.Context, k *loaded, err error, again bool) {
+func (t *token) react(ctx context.Context, k *loaded, err error, again bool) {
 	l := k.link
 	c, ok := classOf(err)
 	switch {
@@ -155,7 +148,7 @@ func (r *Root) react(ctx context.Context, k *loaded, err error, again bool) {
 	case c == loginFault || c == moduleFault || k == l.recordKey && c == objectFault:
 		l.broken.Store(true)
 	case again:
-		if err := r.alive(ctx, l); err != nil {
+		if err := t.alive(ctx, l); err != nil {
 			l.broken.Store(true)
 		}
 	case c == objectFault:
@@ -164,12 +157,14 @@ func (r *Root) react(ctx context.Context, k *loaded, err error, again bool) {
 }
 
 // alive uses the keys of the link.
-func (r *Root) alive(ctx context.Context, l *link) error {
+func (t *token) alive(ctx context.Context, l *link) error {
 	if !l.recordKey.use() {
 		return errStale
 	}
-	_, err := call(ctx, r.pool, task[struct{}]{
-		run: func(w *worker) (struct{}, error) { return onSession(ctx, w, l, session.useLinkKeys) },
+	_, err := call(ctx, t.pool, task[struct{}]{
+		run: func(w *worker) (struct{}, error) {
+			return onSession(ctx, w, l, func(s session) (struct{}, error) { return struct{}{}, s.useLinkKeys() })
+		},
 		end: l.recordKey.done,
 	})
 	return err
@@ -177,11 +172,11 @@ func (r *Root) alive(ctx context.Context, l *link) error {
 
 // useLinkKeys uses the record key and, with an encryption and its inverse, the
 // key that was made for the link.
-func (s session) useLinkKeys() (struct{}, error) {
+func (s session) useLinkKeys() error {
 	if err := s.useRecordKey(); err != nil {
-		return struct{}{}, err
+		return err
 	}
-	return struct{}{}, s.roundTrip(s.link.probe.object)
+	return s.roundTrip(s.link.probe.object)
 }
 
 // repairable reports whether a second try may succeed.

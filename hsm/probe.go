@@ -18,7 +18,7 @@ const (
 )
 
 // login logs in unless this process is.
-func (r *Root) login(s session) error {
+func (t *token) login(s session) error {
 	info, err := s.link.module.ctx.GetSessionInfo(s.handle)
 	if err != nil {
 		return answered("C_GetSessionInfo", err)
@@ -26,47 +26,14 @@ func (r *Root) login(s session) error {
 	if info.State == stateROUser || info.State == stateRWUser {
 		return nil
 	}
-	return r.pin.use(func(pin []byte) error {
-		r.stats.logins.Add(1)
+	return t.pin.use(func(pin []byte) error {
+		t.count.logins.Add(1)
 		err := s.link.module.login(s.handle, pin)
 		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
 			return nil // another root of this process was first
 		}
 		return err
 	})
-}
-
-// A memory is what the first link of a root left for the later ones, which must
-// find the same keys: a token that was initialised anew, or another one, may
-// have keys with the same labels.
-type memory struct {
-	probe  keyHandle // wrapped by the KEK
-	record [kms.MACSize]byte
-}
-
-// remember returns the memory of a link.
-func (s session) remember() (memory, error) {
-	record, err := s.mac(s.link.recordKey.object, []byte(checkConstant))
-	return memory{probe: s.link.probe.handle, record: record}, err
-}
-
-// recognize returns ErrDenied if the root keys are not those of m.
-func (s session) recognize(m memory) error {
-	now, err := s.remember()
-	if err != nil {
-		return err
-	}
-	if now.record != m.record {
-		return fmt.Errorf("hsm: the token has another record key than before: %w", kms.ErrDenied)
-	}
-	object, err := s.load(m.probe)
-	if errors.Is(err, kms.ErrCorrupt) {
-		return fmt.Errorf("hsm: the token has another KEK than before: %w", kms.ErrDenied)
-	}
-	if err != nil {
-		return err
-	}
-	return s.destroy(object)
 }
 
 // probe makes the link's own key, in the way that master keys are made, and

@@ -2,8 +2,11 @@ package hsm
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
+
+	"github.com/keygate/keygate/kms"
 )
 
 // How the connection to the token is repaired.
@@ -26,7 +29,6 @@ type repair struct {
 	after   time.Time // no attempt before
 	err     error     // why the last one failed
 	stopped bool
-	known   *memory
 	done    sync.WaitGroup
 
 	links    uint64
@@ -40,12 +42,29 @@ type attempt struct {
 	err  error
 }
 
-// connected returns a link that can be used, and makes one if there is none.
-func (r *Root) connected(ctx context.Context) (*link, error) {
-	if l := r.link.Load(); l.usable() {
+// linkFor returns a link for o. Where there is another token for it, it does not
+// wait until one is made.
+func (t *token) linkFor(ctx context.Context, o *op) (*link, error) {
+	if l := t.link.Load(); l.usable() {
 		return l, nil
 	}
-	a, err := r.join()
+	if !o.once {
+		return t.connected(ctx)
+	}
+	if _, err := t.join(); err != nil {
+		return nil, err
+	}
+	return nil, errConnecting
+}
+
+var errConnecting = fmt.Errorf("hsm: the connection to the token is being made: %w", kms.ErrUnavailable)
+
+// connected returns a link that can be used, and makes one if there is none.
+func (t *token) connected(ctx context.Context) (*link, error) {
+	if l := t.link.Load(); l.usable() {
+		return l, nil
+	}
+	a, err := t.join()
 	if err != nil {
 		return nil, err
 	}
@@ -58,11 +77,11 @@ func (r *Root) connected(ctx context.Context) (*link, error) {
 }
 
 // join returns the attempt that runs, and starts it if there is none.
-func (r *Root) join() (*attempt, error) {
-	p := &r.repair
+func (t *token) join() (*attempt, error) {
+	p := &t.repair
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if l := r.link.Load(); l.usable() {
+	if l := t.link.Load(); l.usable() {
 		a := &attempt{done: make(chan struct{}), link: l}
 		close(a.done)
 		return a, nil
@@ -78,27 +97,27 @@ func (r *Root) join() (*attempt, error) {
 	}
 	a := &attempt{done: make(chan struct{})}
 	p.attempt = a
-	p.done.Go(func() { r.attempt(a) })
+	p.done.Go(func() { t.attempt(a) })
 	return a, nil
 }
 
 // attempt makes a link, or gives up at connectTimeout: then it may hang in the
 // module, and what it makes in the end is thrown away.
-func (r *Root) attempt(a *attempt) {
+func (t *token) attempt(a *attempt) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	made := make(chan struct{})
-	r.repair.done.Go(func() {
+	t.repair.done.Go(func() {
 		defer close(made)
 		defer cancel()
-		l, err := r.connect(ctx)
-		r.finish(a, l, err)
+		l, err := t.connect(ctx)
+		t.finish(a, l, err)
 	})
 	select {
 	case <-made:
 	case <-ctx.Done():
-		if r.finish(a, nil, waited(ctx, "connect to the token")) {
-			r.repair.hangs(+1)
-			r.repair.done.Go(func() { <-made; r.repair.hangs(-1) })
+		if t.finish(a, nil, waited(ctx, "connect to the token")) {
+			t.repair.hangs(+1)
+			t.repair.done.Go(func() { <-made; t.repair.hangs(-1) })
 		}
 	}
 }
@@ -111,8 +130,8 @@ func (p *repair) hangs(n int) {
 
 // finish ends an attempt, if it has not ended before, and reports whether it
 // did.
-func (r *Root) finish(a *attempt, l *link, err error) bool {
-	p := &r.repair
+func (t *token) finish(a *attempt, l *link, err error) bool {
+	p := &t.repair
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.attempt != a {
@@ -128,17 +147,17 @@ func (r *Root) finish(a *attempt, l *link, err error) bool {
 		p.pause = min(max(2*p.pause, firstPause), lastPause)
 		p.after = time.Now().Add(p.pause)
 		if p.failures == 1 && p.links > 0 {
-			r.log.Error("hsm: the token cannot be used", "error", err)
+			t.log.Error("hsm: the token cannot be used", "error", err)
 		}
 	} else {
 		if p.failures > 0 {
-			r.log.Info("hsm: the token can be used again", "attempts", p.failures+1)
+			t.log.Info("hsm: the token can be used again", "attempts", p.failures+1)
 		}
 		p.failed += p.failures
 		p.failures = 0
 		p.links++
 		p.pause, p.after = 0, time.Time{}
-		if old := r.link.Swap(l); old != nil {
+		if old := t.link.Swap(l); old != nil {
 			old.retire()
 		}
 	}

@@ -4,7 +4,8 @@ import "sync/atomic"
 
 type counters struct{ errors, retries, logins atomic.Uint64 }
 
-// Stats counts what a Root has done since it was opened.
+// Stats counts what was done with a token since it was opened. It can be sent as
+// JSON.
 type Stats struct {
 	Calls       uint64 // calls that were given to the token
 	Errors      uint64 // operations that failed
@@ -20,10 +21,31 @@ type Stats struct {
 	LoadedKeys  int    // master keys that are loaded in the token
 }
 
-// Stats returns the counters as they are now.
-func (r *Root) Stats() Stats {
-	s := Stats{Errors: r.stats.errors.Load(), Retries: r.stats.retries.Load(), Logins: r.stats.logins.Load()}
-	for _, p := range []*pool{r.pool, r.keeper} {
+func (s Stats) plus(o Stats) Stats {
+	s.Calls += o.Calls
+	s.Errors += o.Errors
+	s.Retries += o.Retries
+	s.Rejected += o.Rejected
+	s.Waiting += o.Waiting
+	s.Hung += o.Hung
+	s.WrittenOff += o.WrittenOff
+	s.Sessions += o.Sessions
+	s.Logins += o.Logins
+	s.Connections += o.Connections
+	s.Failures += o.Failures
+	s.LoadedKeys += o.LoadedKeys
+	return s
+}
+
+// ended returns what is left of s when its backend has been closed: what counts on.
+func (s Stats) ended() Stats {
+	s.Waiting, s.Hung, s.Sessions, s.LoadedKeys = 0, 0, 0, 0
+	return s
+}
+
+func (t *token) stats() Stats {
+	s := Stats{Errors: t.count.errors.Load(), Retries: t.count.retries.Load(), Logins: t.count.logins.Load()}
+	for _, p := range []*pool{t.pool, t.keeper} {
 		s.Calls += p.calls.Load()
 		s.Rejected += p.full.Load()
 		s.Waiting += p.queue.waiting()
@@ -32,10 +54,10 @@ func (r *Root) Stats() Stats {
 		s.WrittenOff += p.written
 		p.mu.Unlock()
 	}
-	r.repair.mu.Lock()
-	s.Connections, s.Failures = r.repair.links, r.repair.failed+r.repair.failures
-	r.repair.mu.Unlock()
-	if l := r.link.Load(); l != nil {
+	t.repair.mu.Lock()
+	s.Connections, s.Failures = t.repair.links, t.repair.failed+t.repair.failures
+	t.repair.mu.Unlock()
+	if l := t.link.Load(); l != nil {
 		s.Sessions = l.sessions.Load()
 		l.mu.Lock()
 		s.LoadedKeys = len(l.keys)
@@ -43,3 +65,33 @@ func (r *Root) Stats() Stats {
 	}
 	return s
 }
+
+// TokenStatus is one token of a Root as it is now.
+type TokenStatus struct {
+	Name  string    // as configured
+	Info  TokenInfo // as of the last connection; zero: there was none
+	Works bool      // false: its breaker is open, and ops go to others
+	Why   string    // if not Works: the error that opened it
+	Trips uint64    // how often it was opened
+	Stats Stats
+}
+
+// Tokens returns the state of each token, in the order of the configuration.
+func (r *Root) Tokens() []TokenStatus {
+	var all []TokenStatus
+	for _, m := range r.group.members {
+		all = append(all, m.status())
+	}
+	return all
+}
+
+// Stats returns the counters of all tokens together.
+func (r *Root) Stats() (sum Stats) {
+	for _, m := range r.group.members {
+		sum = sum.plus(m.stats())
+	}
+	return sum
+}
+
+// Moved returns how many ops were tried again in another token.
+func (r *Root) Moved() uint64 { return r.group.moved.Load() }

@@ -92,7 +92,7 @@ func findToken(m *module, c Config) (uint, TokenInfo, error) {
 	}
 	var found []slotToken
 	for _, t := range tokens {
-		if t.info.Label == c.Token && (c.Serial == "" || t.info.SerialNumber == c.Serial) {
+		if c.means(t) {
 			found = append(found, t)
 		}
 	}
@@ -147,13 +147,6 @@ func (m *module) isSoftHSM() (bool, error) {
 		return false, answered("C_GetInfo", err)
 	}
 	return strings.TrimRight(info.ManufacturerID, " \x00") == "SoftHSM", nil
-}
-
-func (c Config) tokenName() string {
-	if c.Serial != "" {
-		return fmt.Sprintf("%q with the serial number %q", c.Token, c.Serial)
-	}
-	return fmt.Sprintf("%q", c.Token)
 }
 
 // A notFoundError says that a token or a key is not there. It may come back,

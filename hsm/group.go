@@ -1,0 +1,157 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/within"
+)
+
+// A group is the tokens of a root, which hold the same root keys: that is shown
+// through each token whenever it is connected to (see acquaintance), so what one has
+// wrapped any other opens. Ops are spread over those that work. One that fails is
+// tried once more in another token, and a token that fails stays out of the way until
+// a probe shows that it works.
+type group struct {
+	cfg     Config
+	log     *slog.Logger
+	same    *acquaintance
+	members []*member
+	next    atomic.Uint64 // whose turn it is among those with as little to do
+	moved   atomic.Uint64 // ops that were tried again in another token
+	life    context.Context
+	end     context.CancelFunc
+	probes  sync.WaitGroup
+}
+
+// openGroup connects to all tokens at the same time.
+func openGroup(ctx context.Context, cfg Config, log *slog.Logger) (*group, error) {
+	g := &group{cfg: cfg, log: log, same: new(acquaintance)}
+	g.life, g.end = context.WithCancel(context.Background())
+	for _, c := range cfg.EachToken() {
+		g.members = append(g.members, newMember(c, g))
+	}
+	var opened sync.WaitGroup
+	for _, m := range g.members {
+		opened.Go(func() { m.open(ctx) })
+	}
+	opened.Wait()
+	if err := g.opened(); err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	if len(g.members) > 1 {
+		for _, m := range g.members {
+			g.probes.Go(m.watch)
+		}
+	}
+	return g, nil
+}
+
+// opened returns why the group cannot be used: no token is there, or one that is
+// there is refused. That is a fault of the configuration, which cannot be told from
+// the others' being wrong, and so no token is used.
+func (g *group) opened() error {
+	var away []error
+	for _, m := range g.members {
+		err := m.reason()
+		switch {
+		case err == nil:
+		case len(g.members) == 1:
+			return err
+		case !errors.Is(err, kms.ErrUnavailable) || errors.Is(err, kms.ErrDenied):
+			return fmt.Errorf("hsm: %s: %w", m.name, err)
+		default:
+			away = append(away, fmt.Errorf("hsm: %s: %w", m.name, err))
+		}
+	}
+	if len(away) == len(g.members) {
+		return errors.Join(away...)
+	}
+	for _, err := range away {
+		g.log.Error("hsm: a token cannot be used; the others are", "error", err)
+	}
+	return nil
+}
+
+// do does o in a token that works and, if that fails as another token might not,
+// once more in another.
+func (g *group) do(ctx context.Context, o op) ([]byte, error) {
+	first, second := g.pick()
+	if second == nil {
+		return first.do(ctx, &o)
+	}
+	w := new(within.Context)
+	w.Begin(ctx, time.Now().Add(g.cfg.Timeout))
+	defer w.Stop()
+	result, err := first.tryOnce(w, o)
+	if err == nil || !elsewhere(err) || ctx.Err() != nil {
+		return result, err
+	}
+	g.moved.Add(1)
+	again, err2 := second.do(w, &o)
+	if err2 != nil && elsewhere(err2) {
+		return nil, fmt.Errorf("%w; and before, %w", err2, err)
+	}
+	return again, err2
+}
+
+// elsewhere reports whether another token may do what one could not: the answer is
+// not about what was asked.
+func elsewhere(err error) bool {
+	return errors.Is(err, kms.ErrUnavailable) || errors.Is(err, kms.ErrDenied)
+}
+
+// pick returns the token that works and has least to do, and the next one, or nil if
+// there is no other that works. If none does, first is any: it says why.
+func (g *group) pick() (first, second *member) {
+	n := len(g.members)
+	if n == 1 {
+		return g.members[0], nil
+	}
+	start := int(g.next.Add(1) % uint64(n))
+	for i := range n {
+		m := g.members[(start+i)%n]
+		switch {
+		case !m.works():
+		case first == nil:
+			first = m
+		case m.running.Load() < first.running.Load():
+			first, second = m, first
+		case second == nil || m.running.Load() < second.running.Load():
+			second = m
+		}
+	}
+	if first == nil {
+		first = g.members[start]
+	}
+	return first, second
+}
+
+// destroy takes a key out of all tokens.
+func (g *group) destroy(ctx context.Context, handle []byte) error {
+	var errs []error
+	for _, m := range g.members {
+		if _, err := m.do(ctx, &op{kind: opDestroy, handle: handle}); err != nil && (len(g.members) == 1 || m.works()) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g *group) close() error {
+	g.end()
+	g.probes.Wait()
+	errs := make([]error, len(g.members))
+	var closed sync.WaitGroup
+	for i, m := range g.members {
+		closed.Go(func() { errs[i] = m.close() })
+	}
+	closed.Wait()
+	return errors.Join(errs...)
+}

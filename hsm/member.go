@@ -1,0 +1,241 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/within"
+)
+
+// A member is a place for one token in a group: its backend, if it was ever reached,
+// its PIN, and its breaker.
+type member struct {
+	name  string // for messages
+	cfg   Config
+	group *group
+	pin   *pinSource // outlives the backend: a PIN that was refused is never tried again
+
+	running atomic.Int64 // ops in it
+	failed  atomic.Int64 // of them, in a row
+	out     atomic.Bool  // the breaker is open: it is used only if no other works
+	wake    chan struct{}
+
+	mu      sync.Mutex
+	backend backend
+	err     error // why there is no backend, or why the breaker is open
+	since   time.Time
+	trips   uint64
+	before  Stats // of backends that were closed
+}
+
+// tripsAfter is how many ops in a row fail before a token is put out of use; one that
+// does not answer at all is at once.
+const tripsAfter = 3
+
+func newMember(cfg Config, g *group) *member {
+	return &member{name: "token " + cfg.tokenName(), cfg: cfg, group: g, pin: &pinSource{from: cfg.PIN}, wake: make(chan struct{}, 1)}
+}
+
+// open makes the backend if there is none.
+func (m *member) open(ctx context.Context) {
+	b, err := m.connect(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.tripLocked(err)
+		return
+	}
+	m.backend = b
+}
+
+func (m *member) connect(ctx context.Context) (backend, error) {
+	// A nil *token in the interface would be a backend.
+	t, err := openToken(ctx, m.cfg, m.pin, m.group.same, m.group.log)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// works reports whether ops may be given to m.
+func (m *member) works() bool { return !m.out.Load() }
+
+// reason returns why m is out of use, or nil.
+func (m *member) reason() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.works() {
+		return nil
+	}
+	return m.err
+}
+
+func (m *member) info() TokenInfo {
+	if b := m.get(); b != nil {
+		return b.info()
+	}
+	return TokenInfo{}
+}
+
+func (m *member) get() backend {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.backend
+}
+
+// do does o in m's token.
+func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
+	b := m.get()
+	if b == nil {
+		return nil, fmt.Errorf("hsm: %s has not been reached yet: %w", m.name, m.lastError())
+	}
+	m.running.Add(1)
+	defer m.running.Add(-1)
+	result, err := b.do(ctx, o)
+	m.learn(ctx, err)
+	return result, err
+}
+
+// patience is how long an op that another token may do waits for this one, in
+// multiples of the queue's longest wait.
+const patience = 2
+
+// tryOnce does o once, and does not wait until the end of ctx, as there is another
+// token.
+func (m *member) tryOnce(ctx context.Context, o op) ([]byte, error) {
+	o.once = true
+	limit := patience * m.cfg.Queue.Wait
+	if o.slow() {
+		limit = m.cfg.Timeout / 2
+	}
+	w := new(within.Context)
+	w.Begin(ctx, time.Now().Add(limit))
+	defer w.Stop()
+	return m.do(w, &o)
+}
+
+// learn counts what became of an op. A caller who left, and one who was refused
+// because too many others wait, tell nothing of the token.
+func (m *member) learn(ctx context.Context, err error) {
+	switch {
+	case err == nil || !elsewhere(err):
+		if m.out.Load() || m.failed.Load() > 0 {
+			m.mend()
+		}
+	case errors.Is(err, errQueueFull) || errors.Is(err, errBusy) || errors.Is(ctx.Err(), context.Canceled):
+	default:
+		m.fail(err)
+	}
+}
+
+func (m *member) fail(err error) {
+	if m.failed.Add(1) < tripsAfter && !errors.Is(err, errStalled) && !errors.Is(err, errConnecting) && !errors.Is(err, kms.ErrDenied) {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tripLocked(err)
+}
+
+// tripLocked puts m out of use until a probe succeeds.
+func (m *member) tripLocked(err error) {
+	m.err = err
+	if m.out.Swap(true) {
+		return
+	}
+	m.trips++
+	m.since = time.Now()
+	if m.backend != nil && len(m.group.members) > 1 {
+		m.group.log.Error("hsm: a token is out of use; the others do its work", "token", m.name, "error", err)
+	}
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// mend puts m to use.
+func (m *member) mend() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failed.Store(0)
+	if m.out.Swap(false) && len(m.group.members) > 1 {
+		m.group.log.Info("hsm: a token is in use again", "token", m.name, "after", time.Since(m.since).Round(time.Millisecond))
+	}
+}
+
+func (m *member) lastError() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		return kms.ErrUnavailable
+	}
+	return m.err
+}
+
+// watch probes m while it is out of use, ever less often, but at least each second.
+func (m *member) watch() {
+	for life := m.group.life; ; {
+		select {
+		case <-life.Done():
+			return
+		case <-m.wake:
+		}
+		for pause := firstPause; !m.works(); pause = min(2*pause, lastPause) {
+			select {
+			case <-life.Done():
+				return
+			case <-time.After(pause):
+				m.probe(life)
+			}
+		}
+	}
+}
+
+// probe makes the backend, or uses the one that there is.
+func (m *member) probe(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if m.get() == nil {
+		m.open(ctx)
+	}
+	if m.get() != nil {
+		_, _ = m.do(ctx, &op{kind: opStatus}) // do learns what came of it
+	}
+}
+
+func (m *member) stats() Stats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.backend == nil {
+		return m.before
+	}
+	return m.before.plus(m.backend.stats())
+}
+
+func (m *member) close() error {
+	m.mu.Lock()
+	b := m.backend
+	m.mu.Unlock()
+	m.pin.forget()
+	if b == nil {
+		return nil
+	}
+	return b.close()
+}
+
+func (m *member) status() TokenStatus {
+	s := TokenStatus{Name: m.name, Info: m.info(), Works: m.works(), Stats: m.stats()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.Trips = m.trips
+	if !s.Works && m.err != nil {
+		s.Why = m.err.Error()
+	}
+	return s
+}

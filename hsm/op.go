@@ -1,0 +1,65 @@
+package hsm
+
+import (
+	"fmt"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// An op is what a token is asked to do, as a value: a worker process gets it over
+// a socket. Every op may be repeated: a key that is made twice is lost once.
+type op struct {
+	kind    opKind
+	handle  []byte      // of the key to use or to destroy; nil: none, or the record key
+	purpose kms.Purpose // of the key to make or to use; zero: no key of a handle is used
+	id      kms.KeyID   // of the key to make
+	a, b    []byte      // plaintext, ciphertext, message or key to import; additional data
+	size    int         // random bytes to make
+	once    bool        // one try, without a wait for a connection: there is another token
+}
+
+type opKind uint8
+
+const (
+	opNewKey    opKind = 1 + iota // answers the handle
+	opEncrypt                     // a under b; answers the ciphertext
+	opDecrypt                     // a under b; answers the plaintext
+	opMAC                         // of a; answers kms.MACSize bytes
+	opRandom                      // answers size bytes
+	opStatus                      // answers nothing
+	opDestroy                     // answers nothing
+	opKindAfter                   // one more than the last
+)
+
+// slow reports whether o may take long where no other call does.
+func (o *op) slow() bool { return o.kind == opNewKey }
+
+// perform does o with the key k, and with a and b, which are copies of o's. What
+// it returns may be secret.
+func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
+	switch o.kind {
+	case opNewKey:
+		h, err := s.newKey(o.id, o.purpose, a)
+		if err != nil {
+			return nil, err
+		}
+		return h.marshal(), nil
+	case opEncrypt:
+		return s.seal(k.object, nil, a, b)
+	case opDecrypt:
+		return s.decrypt(k, a, b)
+	case opMAC:
+		mac, err := s.mac(k.object, a)
+		return mac[:], err
+	case opRandom:
+		return s.random(o.size)
+	case opStatus:
+		return nil, s.useLinkKeys()
+	}
+	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
+}
+
+// loads reports whether o uses a key of a handle.
+func (o *op) loads() bool {
+	return o.kind == opEncrypt || o.kind == opDecrypt || o.kind == opMAC && o.handle != nil
+}

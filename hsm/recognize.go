@@ -1,0 +1,78 @@
+package hsm
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/keygate/keygate/kms"
+)
+
+// A memory is what the first link of a group left for the later ones, to the same
+// token and to others, which must find the same root keys: a token that was
+// initialised anew, or a wrong one, may have keys with the same labels. It holds no
+// secret: a key that nothing uses, wrapped, and a MAC of a constant.
+type memory struct {
+	Probe  []byte `json:"probe"`  // a key handle, wrapped by the KEK
+	Record []byte `json:"record"` // by the record key
+}
+
+// An acquaintance is the memory that the tokens of a group share.
+type acquaintance struct {
+	mu    sync.Mutex
+	known *memory
+}
+
+// recognize compares the root keys of a token with those of the first one, which is
+// this one if there was none before. It returns ErrDenied if they differ.
+func (a *acquaintance) recognize(s session) error {
+	m, err := s.remember()
+	if err != nil {
+		return err
+	}
+	known := a.first(m)
+	return s.recognize(known, m)
+}
+
+// first returns the memory that there is, or m, which it is from now on.
+func (a *acquaintance) first(m memory) memory {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known == nil {
+		a.known = &m
+	}
+	return *a.known
+}
+
+// get returns the memory that there is, or nil.
+func (a *acquaintance) get() *memory {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.known
+}
+
+// remember returns the memory of a link.
+func (s session) remember() (memory, error) {
+	record, err := s.mac(s.link.recordKey.object, []byte(checkConstant))
+	return memory{Probe: s.link.probe.handle.marshal(), Record: record[:]}, err
+}
+
+// recognize returns ErrDenied if the root keys, whose memory is now, are not those
+// of the memory before.
+func (s session) recognize(before, now memory) error {
+	if string(now.Record) != string(before.Record) {
+		return fmt.Errorf("hsm: token %q (serial number %s) has another record key than before, or than the others: %w", s.link.token.Label, s.link.token.Serial, kms.ErrDenied)
+	}
+	h, err := parseHandle(before.Probe)
+	if err != nil {
+		return err
+	}
+	object, err := s.load(h)
+	if errors.Is(err, kms.ErrCorrupt) {
+		return fmt.Errorf("hsm: token %q (serial number %s) has another KEK than before, or than the others: %w", s.link.token.Label, s.link.token.Serial, kms.ErrDenied)
+	}
+	if err != nil {
+		return err
+	}
+	return s.destroy(object)
+}
