@@ -63,3 +63,17 @@ func Serials(ctx context.Context, path, label string) (all []string, err error) 
 	})
 	return all, err
 }
+
+// SlotOf returns the slot of the token of a label.
+func SlotOf(ctx context.Context, path, label string) (slot uint, err error) {
+	err = inModule(ctx, path, func(m *module) error {
+		tokens, err := m.tokens()
+		for _, t := range tokens {
+			if t.info.Label == label {
+				slot = t.slot
+			}
+		}
+		return err
+	})
+	return slot, err
+}

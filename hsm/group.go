@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,6 @@ type group struct {
 	log     *slog.Logger
 	same    *acquaintance
 	members []*member
-	next    atomic.Uint64 // whose turn it is among those with as little to do
 	moved   atomic.Uint64 // ops that were tried again in another token
 	life    context.Context
 	end     context.CancelFunc
@@ -89,8 +89,12 @@ func (g *group) do(ctx context.Context, o op) ([]byte, error) {
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(g.cfg.Timeout))
 	defer w.Stop()
-	result, err := first.tryOnce(w, o)
-	if err == nil || !elsewhere(err) || ctx.Err() != nil {
+	attempt := first.do
+	if second.works() {
+		attempt = first.doOnce
+	}
+	result, err := attempt(w, &o)
+	if err == nil || !elsewhere(err) || w.Err() != nil {
 		return result, err
 	}
 	g.moved.Add(1)
@@ -102,33 +106,34 @@ func (g *group) do(ctx context.Context, o op) ([]byte, error) {
 }
 
 // elsewhere reports whether another token may do what one could not: the answer is
-// not about what was asked.
+// not about what was asked, or is that of a module, which may be wrong about it.
 func elsewhere(err error) bool {
-	return errors.Is(err, kms.ErrUnavailable) || errors.Is(err, kms.ErrDenied)
+	switch {
+	case errors.Is(err, kms.ErrCiphertext) || errors.Is(err, kms.ErrCorrupt) || errors.Is(err, kms.ErrKeySize):
+		return false
+	case errors.Is(err, kms.ErrUnsupported):
+		_, module := classOf(err)
+		return module
+	}
+	return true
 }
 
-// pick returns the token that works and has least to do, and the next one, or nil if
-// there is no other that works. If none does, first is any: it says why.
+// pick returns the token to use and the one to use if that fails: those that work
+// before the others, and among them the one with the least to do. With one token
+// there is no second.
 func (g *group) pick() (first, second *member) {
 	n := len(g.members)
 	if n == 1 {
 		return g.members[0], nil
 	}
-	start := int(g.next.Add(1) % uint64(n))
+	start := rand.IntN(n) // a turn would give each kind of op of a regular client to one token
 	for i := range n {
-		m := g.members[(start+i)%n]
-		switch {
-		case !m.works():
-		case first == nil:
-			first = m
-		case m.running.Load() < first.running.Load():
+		switch m := g.members[(start+i)%n]; {
+		case first == nil || m.before(first):
 			first, second = m, first
-		case second == nil || m.running.Load() < second.running.Load():
+		case second == nil || m.before(second):
 			second = m
 		}
-	}
-	if first == nil {
-		first = g.members[start]
 	}
 	return first, second
 }

@@ -23,14 +23,16 @@ type member struct {
 	running atomic.Int64 // ops in it
 	failed  atomic.Int64 // of them, in a row
 	out     atomic.Bool  // the breaker is open: it is used only if no other works
+	mends   atomic.Uint64
 	wake    chan struct{}
 
+	backend atomic.Pointer[backend]
+
 	mu      sync.Mutex
-	backend backend
 	err     error // why there is no backend, or why the breaker is open
 	since   time.Time
 	trips   uint64
-	before  Stats // of backends that were closed
+	earlier Stats // of backends that were closed
 }
 
 // tripsAfter is how many ops in a row fail before a token is put out of use; one that
@@ -44,13 +46,11 @@ func newMember(cfg Config, g *group) *member {
 // open makes the backend if there is none.
 func (m *member) open(ctx context.Context) {
 	b, err := m.connect(ctx)
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if err != nil {
-		m.tripLocked(err)
+		m.trip(err)
 		return
 	}
-	m.backend = b
+	m.backend.Store(&b)
 }
 
 func (m *member) connect(ctx context.Context) (backend, error) {
@@ -64,6 +64,14 @@ func (m *member) connect(ctx context.Context) (backend, error) {
 
 // works reports whether ops may be given to m.
 func (m *member) works() bool { return !m.out.Load() }
+
+// before reports whether an op is better given to m than to o.
+func (m *member) before(o *member) bool {
+	if mine, other := m.works(), o.works(); mine != other {
+		return mine
+	}
+	return m.running.Load() < o.running.Load()
+}
 
 // reason returns why m is out of use, or nil.
 func (m *member) reason() error {
@@ -82,10 +90,12 @@ func (m *member) info() TokenInfo {
 	return TokenInfo{}
 }
 
+// get returns the backend, or nil if the token was not reached yet.
 func (m *member) get() backend {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.backend
+	if b := m.backend.Load(); b != nil {
+		return *b
+	}
+	return nil
 }
 
 // do does o in m's token.
@@ -96,8 +106,11 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 	}
 	m.running.Add(1)
 	defer m.running.Add(-1)
+	life := m.mends.Load()
 	result, err := b.do(ctx, o)
-	m.learn(ctx, err)
+	if life == m.mends.Load() { // else it tells of a fault that has ended
+		m.learn(ctx, o, err)
+	}
 	return result, err
 }
 
@@ -105,10 +118,11 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 // multiples of the queue's longest wait.
 const patience = 2
 
-// tryOnce does o once, and does not wait until the end of ctx, as there is another
+// doOnce does o once, and does not wait until the end of ctx, as there is another
 // token.
-func (m *member) tryOnce(ctx context.Context, o op) ([]byte, error) {
-	o.once = true
+func (m *member) doOnce(ctx context.Context, o *op) ([]byte, error) {
+	once := *o
+	once.once = true
 	limit := patience * m.cfg.Queue.Wait
 	if o.slow() {
 		limit = m.cfg.Timeout / 2
@@ -116,41 +130,45 @@ func (m *member) tryOnce(ctx context.Context, o op) ([]byte, error) {
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(limit))
 	defer w.Stop()
-	return m.do(w, &o)
+	return m.do(w, &once)
 }
 
-// learn counts what became of an op. A caller who left, and one who was refused
-// because too many others wait, tell nothing of the token.
-func (m *member) learn(ctx context.Context, err error) {
+// learn counts what became of an op. A caller who left, one who was refused because
+// too many others wait, and one who asked for what the token does not do tell nothing
+// of the token. While it is out of use only a probe tells that it works: what ends
+// well then may be what it can still do.
+func (m *member) learn(ctx context.Context, o *op, err error) {
 	switch {
-	case err == nil || !elsewhere(err):
-		if m.out.Load() || m.failed.Load() > 0 {
+	case err == nil || !elsewhere(err) || errors.Is(err, kms.ErrUnsupported):
+		if m.failed.Load() > 0 {
+			m.failed.Store(0)
+		}
+		if m.out.Load() && err == nil && (o.kind == opStatus || len(m.group.members) == 1) {
 			m.mend()
 		}
 	case errors.Is(err, errQueueFull) || errors.Is(err, errBusy) || errors.Is(ctx.Err(), context.Canceled):
-	default:
-		m.fail(err)
+	case m.failed.Add(1) >= tripsAfter || tellsEnough(err):
+		m.trip(err)
 	}
 }
 
-func (m *member) fail(err error) {
-	if m.failed.Add(1) < tripsAfter && !errors.Is(err, errStalled) && !errors.Is(err, errConnecting) && !errors.Is(err, kms.ErrDenied) {
-		return
-	}
+// tellsEnough reports whether an error puts a token out of use at once: it does not
+// answer, or not before it has been connected to, or refuses this gateway.
+func tellsEnough(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errStalled) || errors.Is(err, errConnecting) || errors.Is(err, kms.ErrDenied)
+}
+
+// trip puts m out of use until a probe succeeds.
+func (m *member) trip(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.tripLocked(err)
-}
-
-// tripLocked puts m out of use until a probe succeeds.
-func (m *member) tripLocked(err error) {
 	m.err = err
 	if m.out.Swap(true) {
 		return
 	}
 	m.trips++
 	m.since = time.Now()
-	if m.backend != nil && len(m.group.members) > 1 {
+	if m.get() != nil && len(m.group.members) > 1 {
 		m.group.log.Error("hsm: a token is out of use; the others do its work", "token", m.name, "error", err)
 	}
 	select {
@@ -163,7 +181,7 @@ func (m *member) tripLocked(err error) {
 func (m *member) mend() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.failed.Store(0)
+	m.mends.Add(1)
 	if m.out.Swap(false) && len(m.group.members) > 1 {
 		m.group.log.Info("hsm: a token is in use again", "token", m.name, "after", time.Since(m.since).Round(time.Millisecond))
 	}
@@ -212,21 +230,18 @@ func (m *member) probe(ctx context.Context) {
 func (m *member) stats() Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.backend == nil {
-		return m.before
+	if b := m.get(); b != nil {
+		return m.earlier.plus(b.stats())
 	}
-	return m.before.plus(m.backend.stats())
+	return m.earlier
 }
 
 func (m *member) close() error {
-	m.mu.Lock()
-	b := m.backend
-	m.mu.Unlock()
 	m.pin.forget()
-	if b == nil {
-		return nil
+	if b := m.get(); b != nil {
+		return b.close()
 	}
-	return b.close()
+	return nil
 }
 
 func (m *member) status() TokenStatus {

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keygate/keygate/kms"
 )
 
 // A PIN says where a PIN is: in exactly one of three places.
@@ -66,7 +68,7 @@ type pinSource struct {
 	refused []byte // what the token has refused
 }
 
-var errRefused = errors.New("hsm: the token has refused this PIN before; it is not tried again")
+var errRefused = fmt.Errorf("hsm: the token has refused this PIN before; it is not tried again: %w", kms.ErrDenied)
 
 // use calls login with the PIN, which is wiped after it. A PIN that login
 // refuses is not used again.

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -57,16 +58,25 @@ func shimmed(t *testing.T) (*shim, hsm.Config) {
 	if _, err := hsm.Init(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
+	return shimBefore(t, f, f.Module, cfg)
+}
+
+// shimBefore puts a shim of its own before the library at path, in which cfg's token
+// is.
+func shimBefore(t *testing.T, f softhsm.Fixture, path string, cfg hsm.Config) (*shim, hsm.Config) {
+	t.Helper()
 	dir := t.TempDir()
 	cfg.Module = filepath.Join(dir, "shim.so")
+	control := filepath.Join(dir, "control")
 	cc, err := exec.LookPath("cc")
 	if err != nil {
 		unable(t, err)
 	}
-	if out, err := exec.Command(cc, "-O1", "-shared", "-fPIC", "-o", cfg.Module, "testdata/shim.c", "-ldl").CombinedOutput(); err != nil {
+	define := func(name, value string) string { return "-D" + name + "=" + strconv.Quote(value) }
+	out, err := exec.Command(cc, "-O1", "-shared", "-fPIC", define("MODULE", path), define("CONTROL", control), "-o", cfg.Module, "testdata/shim.c", "-ldl").CombinedOutput()
+	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	control := filepath.Join(dir, "control")
 	file, err := os.Create(control)
 	if err != nil {
 		t.Fatal(err)
@@ -75,8 +85,6 @@ func shimmed(t *testing.T) (*shim, hsm.Config) {
 	if err := file.Truncate(int64(len(functions)) * entrySize); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("SHIM_MODULE", f.Module)
-	t.Setenv("SHIM_CONTROL", control)
 	s := &shim{t: t, control: file, fixture: f, cfg: cfg}
 	t.Cleanup(s.heal) // before the root is closed: what hangs ends
 	return s, cfg
@@ -101,6 +109,7 @@ const (
 	atInside  = 40
 	atAfter   = 48
 	atFlip    = 64
+	atOffset  = 72
 )
 
 func (s *shim) write(function string, offset int64, value int64) {
@@ -151,3 +160,6 @@ func (s *shim) calls(function string) int { return s.read(function, atCalls) }
 
 // inside returns how many calls are in a function now.
 func (s *shim) inside(function string) int { return s.read(function, atInside) }
+
+// renumber adds offset to the number of each slot.
+func (s *shim) renumber(offset int64) { s.write("C_GetSlotList", atOffset, offset) }

@@ -7,6 +7,8 @@
 //                 order of CK_FUNCTION_LIST (PKCS#11 v2.40), mapped, so what a
 //                 test writes holds at once
 //
+// Two shims in one process are compiled with -DMODULE='"PATH"' -DCONTROL='"PATH"'.
+//
 // All arguments of the functions are words, so one function of eight words
 // stands for each of them: on the calling conventions of Linux on amd64 and
 // arm64 what a callee does not take does no harm.
@@ -21,6 +23,11 @@
 #include <unistd.h>
 
 #define FUNCTIONS 68
+
+#ifndef MODULE
+#define MODULE getenv("SHIM_MODULE")
+#define CONTROL getenv("SHIM_CONTROL")
+#endif
 
 typedef unsigned long word;
 typedef word call(word, word, word, word, word, word, word, word);
@@ -37,7 +44,7 @@ struct entry {
 	uint64_t flip;   // not 0: make the real call, and if it is CKR_OK flip a bit
 	                 // of the first byte that the argument of this number (from 1)
 	                 // points to
-	uint64_t unused;
+	uint64_t offset; // of C_GetSlotList: added to the number of each slot
 };
 
 struct list {
@@ -71,6 +78,23 @@ static int due(struct entry *e)
 	return times < 0;
 }
 
+enum { GET_SLOT_LIST = 4 };
+
+// takes_slot reports whether the first argument of a function is a slot's number:
+// C_GetSlotInfo to C_InitToken, C_OpenSession, C_CloseAllSessions.
+static int takes_slot(int n) { return (n > GET_SLOT_LIST && n <= 9) || n == 12 || n == 14; }
+
+// real_call makes a call of the real module, which does not know of the offset.
+static word real_call(int n, word a, word b, word c, word d, word e, word f, word g, word h)
+{
+	word offset = control[GET_SLOT_LIST].offset;
+	word rv = real->f[n](takes_slot(n) ? a - offset : a, b, c, d, e, f, g, h);
+	if (n == GET_SLOT_LIST && rv == 0 && b)
+		for (word i = 0; i < *(word *)c; i++)
+			((word *)b)[i] += offset;
+	return rv;
+}
+
 static word pass(int n, word a, word b, word c, word d, word e, word f, word g, word h)
 {
 	struct entry *x = &control[n];
@@ -81,16 +105,16 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 		abort();
 	wait_for(x);
 	if (!due(x)) {
-		rv = real->f[n](a, b, c, d, e, f, g, h);
+		rv = real_call(n, a, b, c, d, e, f, g, h);
 	} else if (x->flip) {
 		word args[8] = {a, b, c, d, e, f, g, h};
 		unsigned char *out = (unsigned char *)args[x->flip - 1];
-		rv = real->f[n](a, b, c, d, e, f, g, h);
+		rv = real_call(n, a, b, c, d, e, f, g, h);
 		if (rv == 0 && out)
 			out[0] ^= 1;
 	} else {
 		if (x->after)
-			real->f[n](a, b, c, d, e, f, g, h);
+			real_call(n, a, b, c, d, e, f, g, h);
 		rv = x->rv;
 	}
 	__atomic_sub_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
@@ -119,7 +143,7 @@ static call *const all[FUNCTIONS] = {
 
 static int prepare(void)
 {
-	const char *module = getenv("SHIM_MODULE"), *path = getenv("SHIM_CONTROL");
+	const char *module = MODULE, *path = CONTROL;
 	void *library = module ? dlopen(module, RTLD_NOW | RTLD_LOCAL) : NULL;
 	word (*get)(struct list **) = library ? (word (*)(struct list **))dlsym(library, "C_GetFunctionList") : NULL;
 	int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
