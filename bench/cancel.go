@@ -29,7 +29,7 @@ func (b *bench) cancelled(ctx context.Context) error {
 		return err
 	}
 	l := load{target: g.target(g.state.app), protocol: http2, conns: cancelConns, streams: 64, next: always(generate(floorKey)), rate: cancelTimes * g.peak, patience: cancelAfter}
-	first, err := g.shim.calls()
+	first, err := g.shim.Tally()
 	if err != nil {
 		return err
 	}
@@ -41,12 +41,12 @@ func (b *bench) cancelled(ctx context.Context) error {
 	sleep(ctx, b.warm+b.d)
 	s.stop()
 	sleep(ctx, 10*slowBy) // what runs ends
-	then, err := g.shim.calls()
+	then, err := g.shim.Tally()
 	if err != nil {
 		return err
 	}
 	sleep(ctx, settleTime)
-	last, err := g.shim.calls()
+	last, err := g.shim.Tally()
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (b *bench) cancelled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.reportCancelled(s, g, then.since(first)["C_Encrypt"], last.since(then)["C_Encrypt"], before, after, usual)
+	b.reportCancelled(s, g, then.Since(first)["C_Encrypt"], last.Since(then)["C_Encrypt"], before, after, usual)
 	return ctx.Err()
 }
 

@@ -94,14 +94,14 @@ var hsmSpeeds = []hsmSpeed{{"SoftHSM", 0}, {"an HSM of 1 ms a call", time.Millis
 // directWhole compares the loop with package kms in this process, and with a
 // gateway over HTTPS, all over the shim.
 func (b *bench) directWhole(ctx context.Context, loop string) error {
-	s, err := b.newShim(ctx)
+	s, err := b.newShim()
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	c := b.directConfig(hsm.DefaultSessions)
 	c.module = s.module
-	g, err := b.gateway(ctx, "direct", c, s.env()...)
+	g, err := b.gateway(ctx, "direct", c, s.Env()...)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (b *bench) directWhole(ctx context.Context, loop string) error {
 	if mode, err := g.mode(ctx, floorKey); err != nil || mode != "direct" {
 		return fmt.Errorf("the key is in mode %q: %w", mode, err)
 	}
-	for _, setting := range s.env() {
+	for _, setting := range s.Env() {
 		name, value, _ := strings.Cut(setting, "=")
 		if err := os.Setenv(name, value); err != nil {
 			return err
@@ -143,7 +143,7 @@ func (b *bench) directAt(ctx context.Context, t *table, loop string, s *shim, ow
 	whole.conns = callers
 	var bare, inside, all []figures
 	for range b.rounds {
-		f, err := b.runLoop(ctx, loop, s.module, hsm.DefaultSessions, s.env()...)
+		f, err := b.runLoop(ctx, loop, s.module, hsm.DefaultSessions, s.Env()...)
 		if err != nil {
 			return err
 		}

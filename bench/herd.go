@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/keygate/keygate/hsm/p11shim"
 )
 
 // The cold start of scenario herd.
@@ -26,21 +28,21 @@ func (b *bench) herd(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make keys: %w", err)
 	}
-	s, err := b.newShim(ctx)
+	s, err := b.newShim()
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	g, err := b.gateway(ctx, "herd", config{keystore: herdKeystore, module: s.module}, s.env()...)
+	defer s.Close()
+	g, err := b.gateway(ctx, "herd", config{keystore: herdKeystore, module: s.module}, s.Env()...)
 	if err != nil {
 		return err
 	}
 	defer g.stop()
-	defer s.slowAll(herdOperations, 0)
-	if err := s.slowAll(herdOperations, herdSlow); err != nil {
+	defer s.Slow(0, herdOperations...)
+	if err := s.Slow(herdSlow, herdOperations...); err != nil {
 		return err
 	}
-	before, err := s.calls()
+	before, err := s.Tally()
 	if err != nil {
 		return err
 	}
@@ -54,11 +56,11 @@ func (b *bench) herd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	after, err := s.calls()
+	after, err := s.Tally()
 	if err != nil {
 		return err
 	}
-	b.reportHerd(clients, min(clients, herdKeys), took, refused, after.since(before))
+	b.reportHerd(clients, min(clients, herdKeys), took, refused, after.Since(before))
 	return nil
 }
 
@@ -93,22 +95,12 @@ func (b *bench) stampede(ctx context.Context, g *gateway, requests []*request) (
 	}
 }
 
-func (b *bench) reportHerd(clients, keys int, took time.Duration, refused int, calls tally) {
+func (b *bench) reportHerd(clients, keys int, took time.Duration, refused int, calls p11shim.Tally) {
 	t := b.report.table("LD-09: a cold start, an HSM of 20 ms more an operation", "clients", "keys", "warm after", "refused", "unwraps", "HSM operations")
 	unwraps := calls["C_UnwrapKey"]
-	t.row(fmt.Sprint(clients), fmt.Sprint(keys), fmt.Sprintf("%.1f s", took.Seconds()), fmt.Sprint(refused), fmt.Sprint(unwraps), fmt.Sprint(calls.of(operations)))
+	t.row(fmt.Sprint(clients), fmt.Sprint(keys), fmt.Sprintf("%.1f s", took.Seconds()), fmt.Sprint(refused), fmt.Sprint(unwraps), fmt.Sprint(calls.Of(operations)))
 	t.note("The clients share %d connections, open before they begin. If any is refused (429 or 503) all come again, at once.", min(herdConns, clients))
 	name := fmt.Sprintf("LD-09: cold start with %d clients and %d keys", clients, keys)
 	b.report.verdict(unwraps == uint64(keys), name+": unwraps", "one for each key", "%d", unwraps)
 	b.report.verdict(took <= 10*time.Second, name+": warm", "<= 10 s", "%.1f s", took.Seconds())
-}
-
-// slowAll is slow for many functions.
-func (s *shim) slowAll(functions []string, by time.Duration) error {
-	for _, f := range functions {
-		if err := s.slow(f, by); err != nil {
-			return err
-		}
-	}
-	return nil
 }

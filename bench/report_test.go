@@ -72,16 +72,6 @@ func TestScenariosAreChosenByName(t *testing.T) {
 	}
 }
 
-func TestTally(t *testing.T) {
-	d := tally{"C_Encrypt": 5, "C_EncryptInit": 5, "C_Login": 1}.since(tally{"C_Encrypt": 2, "C_EncryptInit": 2, "C_Login": 1})
-	if len(d) != 2 || d.of(operations) != 3 || d.of([]string{"C_Encrypt", "C_EncryptInit"}) != 6 {
-		t.Errorf("%v", d)
-	}
-	if len(functions) != 68 {
-		t.Errorf("%d functions", len(functions))
-	}
-}
-
 func TestBatchesAreChecked(t *testing.T) {
 	dek := `{"plaintext":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","ciphertext":"AA=="}`
 	for _, body := range []string{"", "[]", "[" + dek + "]", "[" + strings.Repeat(dek+",", batchSize-1) + dek + "]"} {

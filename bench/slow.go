@@ -25,15 +25,15 @@ type slowGateway struct {
 // slowGateway starts one, with the given clients beside app, and looks what it
 // can do.
 func (b *bench) slowGateway(ctx context.Context, name string, c config) (*slowGateway, error) {
-	s, err := b.newShim(ctx)
+	s, err := b.newShim()
 	if err != nil {
 		return nil, err
 	}
 	direct := b.directConfig(slowSessions)
 	c.mode, c.sessions, c.module = direct.mode, direct.sessions, s.module
-	g, err := b.gateway(ctx, name, c, s.env()...)
+	g, err := b.gateway(ctx, name, c, s.Env()...)
 	if err != nil {
-		s.close()
+		s.Close()
 		return nil, err
 	}
 	slow := &slowGateway{gateway: g, shim: s}
@@ -72,5 +72,5 @@ func (b *bench) calibrate(ctx context.Context, g *slowGateway) error {
 func (g *slowGateway) stop() {
 	g.shim.slow("C_Encrypt", 0)
 	g.gateway.stop()
-	g.shim.close()
+	g.shim.Close()
 }

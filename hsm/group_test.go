@@ -16,6 +16,7 @@ import (
 
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
+	"github.com/keygate/keygate/hsm/p11shim"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/kms/roottest"
 	"github.com/keygate/keygate/softhsm"
@@ -45,7 +46,7 @@ func pairOf(t *testing.T, tokens ...softhsm.Fixture) (shims [2]*shim, cfg hsm.Co
 
 // unplug makes a token answer as if it were no longer there.
 func (s *shim) unplug() {
-	for _, function := range functions[4:] {
+	for _, function := range p11shim.Functions[4:] {
 		if function != "C_CloseSession" {
 			s.fail(function, fault{code: pkcs11.CKR_TOKEN_NOT_PRESENT, times: forever})
 		}

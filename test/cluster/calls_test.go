@@ -1,31 +1,20 @@
 package cluster_test
 
 import (
-	"encoding/binary"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/keygate/keygate/hsm/p11shim"
 	"github.com/keygate/keygate/keystore/storetest/servers"
 	"github.com/keygate/keygate/softhsm"
 )
 
-// The layout of the control file of hsm/testdata/shim.c, of words of 8 bytes, and the
-// operations of a token in it, by their place in CK_FUNCTION_LIST (PKCS#11 v2.40).
-const (
-	shimEntry   = 80 // bytes a function, of which the first word are the calls
-	shimSleep   = 32 // where the word is that says how much longer a call takes, in ms
-	shimEntries = 68
-)
-
-var operations = map[string]int{
-	"C_Encrypt": 30, "C_Decrypt": 34, "C_Sign": 43, "C_GenerateKey": 58, "C_WrapKey": 60, "C_UnwrapKey": 61, "C_GenerateRandom": 64,
-}
+// operations are what a token does for keys.
+var operations = []string{"C_Encrypt", "C_Decrypt", "C_Sign", "C_GenerateKey", "C_WrapKey", "C_UnwrapKey", "C_GenerateRandom"}
 
 // counted is how often a node called its root and its key store.
 type counted struct {
@@ -67,7 +56,7 @@ func TestCallsOfRootAndStore(t *testing.T) {
 	var total uint64
 	for i := range clients {
 		var text []string
-		for name := range operations {
+		for _, name := range operations {
 			if n := after[i].root[name] - before[i].root[name]; n > 0 {
 				total += n
 				text = append(text, fmt.Sprintf("%s %d", name, n))
@@ -129,12 +118,10 @@ func TestColdStartHerd(t *testing.T) {
 	}
 }
 
-// A shim stands between the nodes and their PKCS#11 module, and counts: see
-// hsm/testdata/shim.c.
+// A shim stands between the nodes and their PKCS#11 module, and counts.
 type shim struct {
-	dir    string
 	module string // its own
-	real   string
+	nodes  [3]*p11shim.Control
 }
 
 // newShim builds the shim.
@@ -144,33 +131,29 @@ func newShim(t *testing.T) *shim {
 	if err != nil {
 		skip(t, err)
 	}
-	s := &shim{dir: t.TempDir(), real: real}
-	s.module = filepath.Join(s.dir, "shim.so")
-	out, err := exec.Command("cc", "-O2", "-shared", "-fPIC", "-o", s.module, "../../hsm/testdata/shim.c", "-ldl").CombinedOutput()
-	if err != nil {
-		t.Fatalf("shim: %v\n%s", err, out)
-	}
-	for n := range 3 {
-		check(t, os.WriteFile(s.control(n), make([]byte, shimEntry*shimEntries), 0o600))
+	dir := t.TempDir()
+	s := &shim{}
+	s.module, err = p11shim.Build(dir)
+	check(t, err)
+	for n := range s.nodes {
+		s.nodes[n], err = p11shim.NewControl(filepath.Join(dir, fmt.Sprintf("control-%d", n)), real)
+		check(t, err)
+		t.Cleanup(func() { s.nodes[n].Close() })
 	}
 	return s
 }
 
-func (s *shim) control(node int) string { return filepath.Join(s.dir, fmt.Sprintf("control-%d", node)) }
-
-func (s *shim) env(node int) []string {
-	return []string{"SHIM_MODULE=" + s.real, "SHIM_CONTROL=" + s.control(node)}
-}
+func (s *shim) env(node int) []string { return s.nodes[node].Env() }
 
 // calls returns how often a node has asked its token for each operation, over all
 // its starts.
 func (s *shim) calls(t *testing.T, node int) map[string]uint64 {
 	t.Helper()
-	b, err := os.ReadFile(s.control(node))
+	all, err := s.nodes[node].Tally()
 	check(t, err)
 	calls := map[string]uint64{}
-	for name, at := range operations {
-		calls[name] = binary.NativeEndian.Uint64(b[at*shimEntry:])
+	for _, name := range operations {
+		calls[name] = all[name]
 	}
 	return calls
 }
@@ -178,11 +161,5 @@ func (s *shim) calls(t *testing.T, node int) map[string]uint64 {
 // slow makes each operation of a node's token take this much longer.
 func (s *shim) slow(t *testing.T, node int, by time.Duration) {
 	t.Helper()
-	f, err := os.OpenFile(s.control(node), os.O_WRONLY, 0)
-	check(t, err)
-	defer f.Close()
-	for _, at := range operations {
-		_, err := f.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(by.Milliseconds())), int64(at*shimEntry+shimSleep))
-		check(t, err)
-	}
+	check(t, s.nodes[node].Slow(by, operations...))
 }

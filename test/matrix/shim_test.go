@@ -1,82 +1,71 @@
 package matrix_test
 
 import (
-	"encoding/binary"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/keygate/keygate/hsm/p11shim"
 	"github.com/keygate/keygate/softhsm"
 )
 
-// A shim is a PKCS#11 module before SoftHSM, ../../hsm/testdata/shim.c, all of
-// whose functions can be made to fail: but the first, by which the module is begun
-// and ended and tells of its functions.
+// A shim is a PKCS#11 module before SoftHSM, all of whose functions can be made
+// to fail: but the first, by which the module is begun and ended and tells of its
+// functions.
 type shim struct {
 	t       *testing.T
-	control *os.File
+	control *p11shim.Control
 }
 
-// The layout of the shim's control file: an entry for each function, of words of
-// 8 bytes.
-const (
-	shimFunctions = 68
-	shimBegin     = 4 // C_Initialize, C_Finalize, C_GetInfo, C_GetFunctionList
-	shimEntry     = 80
-	shimAnswer    = 8
-	shimTimes     = 16
-	shimSleep     = 32
-)
+// shimBegin is the place of the first function after C_Initialize, C_Finalize,
+// C_GetInfo and C_GetFunctionList.
+const shimBegin = 4
 
 // newShim returns a root in a token behind a shim of its own.
 func newShim(t *testing.T) (*shim, section) {
 	t.Helper()
 	f := softhsm.Token(t)
 	dir := t.TempDir()
-	module := filepath.Join(dir, "shim.so")
-	if out, err := exec.Command("cc", "-O1", "-shared", "-fPIC", "-o", module, "../../hsm/testdata/shim.c", "-ldl").CombinedOutput(); err != nil {
+	module, err := p11shim.Build(dir)
+	if err != nil {
 		if os.Getenv("CI") == "true" {
-			t.Fatalf("cc: %v: %s", err, out)
+			t.Fatal(err)
 		}
-		t.Skipf("cc: %v: %s", err, out)
+		t.Skip(err)
 	}
-	control, err := os.Create(filepath.Join(dir, "control"))
-	if err == nil {
-		err = control.Truncate(shimFunctions * shimEntry)
-	}
+	control, err := p11shim.NewControl(filepath.Join(dir, "control"), f.Module)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { control.Close() })
 	s := pkcs11(f, module)
-	s.env = append(s.env, "SHIM_MODULE="+f.Module, "SHIM_CONTROL="+control.Name())
+	s.env = append(s.env, control.Env()...)
 	return &shim{t, control}, s
 }
 
 // fails has all functions answer code from now on; 0 heals.
 func (s *shim) fails(code uint64) {
-	times := int64(-1)
+	fault := p11shim.Fault{Code: uint(code), Times: p11shim.Forever}
 	if code == 0 {
-		times = 0
+		fault = p11shim.Fault{}
 	}
-	s.write(shimAnswer, code)
-	s.write(shimTimes, uint64(times))
+	s.all(fault)
 }
 
 // hangs has all functions wait for a minute, or until this is undone.
 func (s *shim) hangs(so bool) {
-	var ms uint64
-	if so {
-		ms = 60_000
+	fault := p11shim.Fault{Sleep: time.Minute}
+	if !so {
+		fault = p11shim.Fault{}
 	}
-	s.write(shimSleep, ms)
+	s.all(fault)
 }
 
-func (s *shim) write(offset int64, value uint64) {
+func (s *shim) all(fault p11shim.Fault) {
 	s.t.Helper()
-	for i := int64(shimBegin); i < shimFunctions; i++ {
-		if _, err := s.control.WriteAt(binary.NativeEndian.AppendUint64(nil, value), i*shimEntry+offset); err != nil {
+	for _, function := range p11shim.Functions[shimBegin:] {
+		if err := s.control.Fail(function, fault); err != nil {
 			s.t.Error(err)
 		}
 	}

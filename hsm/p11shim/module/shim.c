@@ -1,6 +1,7 @@
 // A PKCS#11 module that passes every call to another one and does as a control
 // file says: counts calls, answers with a code, makes calls slow or hang,
-// before or after the real call.
+// before or after the real call. Package p11shim, in the directory above, builds it
+// and writes the control file.
 //
 //   SHIM_MODULE   path of the real module
 //   SHIM_CONTROL  path of the control file: one struct entry a function, in the
@@ -44,7 +45,11 @@ struct entry {
 	uint64_t flip;   // not 0: make the real call, and if it is CKR_OK flip a bit
 	                 // of the first byte that the argument of this number (from 1)
 	                 // points to
+	uint64_t hold;   // not 0: a call that begins waits until freed is as much
+	uint64_t freed;
 	uint64_t offset; // of C_GetSlotList: added to the number of each slot
+	uint64_t hide;   // of C_GetMechanismList: the mechanism that it leaves out
+	uint64_t unused;
 };
 
 struct list {
@@ -59,6 +64,9 @@ static void wait_for(struct entry *e)
 {
 	struct timespec ms = {0, 1000000};
 	for (uint64_t slept = 0; slept < __atomic_load_n(&e->sleep, __ATOMIC_SEQ_CST); slept++)
+		nanosleep(&ms, NULL);
+	uint64_t hold = __atomic_load_n(&e->hold, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&e->freed, __ATOMIC_SEQ_CST) < hold)
 		nanosleep(&ms, NULL);
 }
 
