@@ -49,6 +49,9 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 		l.anchor.abandon()
 		return nil, err
 	}
+	if l.wrap.note != "" {
+		t.log.Warn("hsm: "+l.wrap.note, "token", l.token.Label)
+	}
 	l.loaders = make([]loader, l.token.loaders(t.cfg.Sessions))
 	l.loaders[0].session = l.anchor
 	return l, nil

@@ -29,6 +29,7 @@ type link struct {
 
 	kek       pkcs11.ObjectHandle
 	kekID     kekID
+	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input
 	sessions  atomic.Int64

@@ -101,6 +101,7 @@ const (
 	atInside  = 40
 	atAfter   = 48
 	atFlip    = 64
+	atHide    = 72
 )
 
 func (s *shim) write(function string, offset int64, value int64) {
@@ -138,6 +139,9 @@ func (s *shim) fail(function string, f fault) {
 	s.write(function, atFlip, int64(f.flip))
 	s.write(function, atTimes, int64(f.times))
 }
+
+// hide takes a mechanism out of the token's list. The token still has it.
+func (s *shim) hide(mechanism uint) { s.write("C_GetMechanismList", atHide, int64(mechanism)) }
 
 // heal ends all faults.
 func (s *shim) heal() {
