@@ -66,6 +66,10 @@ type Config struct {
 	// these that it has. Keys that were wrapped in another way can be used as long
 	// as the token has that, too.
 	Wrapping string `yaml:"wrapping,omitempty"`
+	// Accept names rules for the root keys that the token cannot keep: CKA_LOCAL,
+	// CKA_UNWRAP_TEMPLATE or both. One that is broken is logged at each start.
+	// Default none: such a token is refused.
+	Accept []string `yaml:"accept,omitempty"`
 }
 
 // TokenConfig names one of several tokens. What it does not say, Config does.
@@ -176,6 +180,9 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Timeout >= time.Millisecond && (c.Queue.Wait < time.Millisecond || c.Queue.Wait > c.Timeout), "queue.wait: %v is not from 1ms to the timeout, %v", c.Queue.Wait, c.Timeout)
 	refuse(c.IV != "host", "iv: %q is not supported, only host", c.IV)
 	refuse(c.Wrapping != "" && !slices.Contains(wrappingNames(), c.Wrapping), "wrapping: %q is none of %s", c.Wrapping, strings.Join(wrappingNames(), ", "))
+	for _, rule := range c.Accept {
+		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
+	}
 	refuse(len(c.Tokens) > 0 && (c.Token != "" || c.Serial != "" || c.Slot != nil), "tokens: token, serial and slot belong into its entries")
 	refuse(len(c.Tokens) > maxTokens, "tokens: %d are more than %d", len(c.Tokens), maxTokens)
 	return append(faults, c.tokenFaults()...)

@@ -19,7 +19,9 @@ type link struct {
 	gen    uint64 // the module's initialisation that all handles belong to
 	slot   uint
 	token  TokenInfo
-	limit  int // of loaded keys
+	accept []string // the rules that the operator said may be broken
+	broke  []string // those that are, with what that means
+	limit  int      // of loaded keys
 
 	// The anchor keeps the login while other sessions come and go. It is the
 	// first loader, once the link is made; the others are opened when keys are
