@@ -91,13 +91,13 @@ func (s session) follows(label string, key pkcs11.ObjectHandle, r rule) (Check, 
 	what, why := label+": "+r.name, fmt.Sprintf("it must be %v: %s", r.want, r.why)
 	value, err := s.attribute(key, r.attribute)
 	if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
-		return verdict(what, "not known to the token", r.optional, why), nil
+		return s.judge(r.name, verdict(what, "not known to the token", r.optional, why)), nil
 	}
 	if err != nil {
 		return Check{}, err
 	}
 	is := len(value) == 1 && value[0] != 0
-	return verdict(what, fmt.Sprint(is), is == r.want && len(value) == 1, why), nil
+	return s.judge(r.name, verdict(what, fmt.Sprint(is), is == r.want && len(value) == 1, why)), nil
 }
 
 func (s session) attribute(key pkcs11.ObjectHandle, attribute uint) ([]byte, error) {

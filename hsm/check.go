@@ -12,7 +12,7 @@ type Check struct {
 	What  string `json:"what"`
 	Found string `json:"found"`
 	OK    bool   `json:"ok"`
-	Why   string `json:"why,omitempty"` // if not OK: what is wrong with it
+	Why   string `json:"why,omitempty"` // if not OK, or accepted: what is wrong with it
 
 	err error // what it is for Open
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +61,15 @@ type Config struct {
 	// IV says who makes the initialisation vectors of AES-GCM. "host", the
 	// default, is all there is: this process, with crypto/rand.
 	IV string `yaml:"iv,omitempty"`
+	// Wrapping says how the KEK wraps new keys: aes-kw, aes-kwp or aes-gcm. It is
+	// an error if the token does not have it. Empty, the default: the first of
+	// these that it has. Keys that were wrapped in another way can be used as long
+	// as the token has that, too.
+	Wrapping string `yaml:"wrapping,omitempty"`
+	// Accept names rules for the root keys that the token cannot keep: CKA_LOCAL,
+	// CKA_UNWRAP_TEMPLATE or both. One that is broken is logged at each start.
+	// Default none: such a token is refused.
+	Accept []string `yaml:"accept,omitempty"`
 }
 
 // TokenConfig names one of several tokens. What it does not say, Config does.
@@ -169,6 +179,10 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Queue.Calls < 0, "queue.calls: %d is negative", c.Queue.Calls)
 	refuse(c.Timeout >= time.Millisecond && (c.Queue.Wait < time.Millisecond || c.Queue.Wait > c.Timeout), "queue.wait: %v is not from 1ms to the timeout, %v", c.Queue.Wait, c.Timeout)
 	refuse(c.IV != "host", "iv: %q is not supported, only host", c.IV)
+	refuse(c.Wrapping != "" && !slices.Contains(wrappingNames(), c.Wrapping), "wrapping: %q is none of %s", c.Wrapping, strings.Join(wrappingNames(), ", "))
+	for _, rule := range c.Accept {
+		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
+	}
 	refuse(len(c.Tokens) > 0 && (c.Token != "" || c.Serial != "" || c.Slot != nil), "tokens: token, serial and slot belong into its entries")
 	refuse(len(c.Tokens) > maxTokens, "tokens: %d are more than %d", len(c.Tokens), maxTokens)
 	return append(faults, c.tokenFaults()...)

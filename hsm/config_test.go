@@ -27,6 +27,7 @@ func TestConfigIsChecked(t *testing.T) {
 		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = -time.Second }},
 		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = c.Timeout + time.Hour }},
 		{"iv", func(c *hsm.Config) { c.IV = "token" }},
+		{`"aes-cbc-pad" is none of aes-kw, aes-kwp, aes-gcm`, func(c *hsm.Config) { c.Wrapping = "aes-cbc-pad" }},
 	} {
 		c := good
 		test.change(&c)

@@ -49,6 +49,12 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 		l.anchor.abandon()
 		return nil, err
 	}
+	if l.wrap.note != "" {
+		t.log.Warn("hsm: "+l.wrap.note, "token", l.token.Label)
+	}
+	for _, text := range l.broke {
+		t.log.Warn("hsm: root.pkcs11.accept lets a token be used that should not be", "token", l.token.Label, "broken", text)
+	}
 	l.loaders = make([]loader, l.token.loaders(t.cfg.Sessions))
 	l.loaders[0].session = l.anchor
 	return l, nil
@@ -56,7 +62,7 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 
 // newBareLink finds the token, opens a session with flags and logs in.
 func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
-	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
+	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, accept: t.cfg.Accept, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
 	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}

@@ -81,6 +81,19 @@ struct kg_result kg_hmac(struct ck_functions *f, ck_ulong session, ck_ulong key,
 	return r;
 }
 
+/* kg_wrap wraps a key by another: with an IV by AES-GCM and a tag of 128 bits,
+ * without by a mechanism that has no parameter. */
+struct kg_result kg_wrap(struct ck_functions *f, ck_ulong session, ck_ulong mechanism, ck_ulong kek, ck_ulong key, ck_byte *iv,
+			 ck_ulong iv_len, ck_byte *aad, ck_ulong aad_len, ck_byte *out, ck_ulong out_len)
+{
+	struct ck_gcm_params params = {iv, iv_len, iv_len * 8, aad, aad_len, 128};
+	struct ck_mechanism m = {mechanism, iv_len > 0 ? &params : NULL, iv_len > 0 ? sizeof params : 0};
+	struct kg_result r = {0, out_len, 0};
+
+	r.rv = f->wrap_key(session, &m, kek, key, out, &r.len);
+	return r;
+}
+
 /* kg_import makes a session object of the caller's key that can do nothing but
  * be wrapped and, so that its check can be made, be used. */
 struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len)

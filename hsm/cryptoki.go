@@ -56,6 +56,16 @@ func (f functions) hmac(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, message
 	return outcome([2]string{"C_SignInit", "C_Sign"}, r, len(out))
 }
 
+// wrapKey wraps key by kek into out and returns the bytes written. A mechanism
+// with an IV is AES-GCM, which also takes additional data. The size of out is
+// the caller's to know: miekg/pkcs11 asks the module, and the answer of NSS
+// leaves the tag out.
+func (f functions) wrapKey(s pkcs11.SessionHandle, mechanism uint, kek, key pkcs11.ObjectHandle, iv, additionalData, out []byte) (int, error) {
+	r := C.kg_wrap(f.list, C.ck_ulong(s), C.ck_ulong(mechanism), C.ck_ulong(kek), C.ck_ulong(key), pointer(iv), C.ck_ulong(len(iv)),
+		pointer(additionalData), C.ck_ulong(len(additionalData)), pointer(out), C.ck_ulong(len(out)))
+	return outcome([2]string{"C_WrapKey", "C_WrapKey"}, r, len(out))
+}
+
 // importKey makes a session object of the bytes of key.
 func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte) (pkcs11.ObjectHandle, error) {
 	kind := C.int(0)

@@ -38,6 +38,8 @@ typedef ck_ulong ck_get(ck_ulong, ck_ulong, struct ck_attribute *, ck_ulong);
 typedef ck_ulong ck_begin(ck_ulong, struct ck_mechanism *, ck_ulong);
 typedef ck_ulong ck_run(ck_ulong, ck_byte *, ck_ulong, ck_byte *, ck_ulong *);
 
+typedef ck_ulong ck_wrap(ck_ulong, struct ck_mechanism *, ck_ulong, ck_ulong, ck_byte *, ck_ulong *);
+
 struct ck_functions {
 	ck_byte version[2];
 	void *initialize, *finalize, *get_info, *get_function_list;
@@ -60,6 +62,9 @@ struct ck_functions {
 	void *digest[5]; /* C_DigestInit ... C_DigestFinal */
 	ck_begin *sign_init;
 	ck_run *sign;
+	void *signs[14]; /* C_SignUpdate ... C_DecryptVerifyUpdate */
+	void *generate_key, *generate_key_pair;
+	ck_wrap *wrap_key;
 	/* and more that is not called */
 };
 
@@ -78,6 +83,8 @@ struct kg_result kg_gcm(struct ck_functions *f, int encrypt, ck_ulong session, c
 struct kg_result kg_hmac(struct ck_functions *f, ck_ulong session, ck_ulong key, ck_byte *in, ck_ulong in_len, ck_byte *out,
 			 ck_ulong out_len);
 struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len);
+struct kg_result kg_wrap(struct ck_functions *f, ck_ulong session, ck_ulong mechanism, ck_ulong kek, ck_ulong key, ck_byte *iv,
+			 ck_ulong iv_len, ck_byte *aad, ck_ulong aad_len, ck_byte *out, ck_ulong out_len);
 ck_ulong kg_login(struct ck_functions *f, ck_ulong session, ck_byte *pin, ck_ulong pin_len);
 const struct ck_attribute *kg_unwrap_template(ck_ulong *size);
 void kg_wipe_env(const char *name);

@@ -47,6 +47,7 @@ func TestTheDoctorFindsAnEmptyTokenWanting(t *testing.T) {
 
 func TestHS23_AMissingMechanismIsNamed(t *testing.T) {
 	s, cfg := shimmed(t)
+	cfg.Wrapping = "aes-kw"
 	s.fail("C_GetMechanismList", fault{code: pkcs11.CKR_OK, times: forever}) // of no mechanisms
 	err := refused(t, cfg)
 	for _, name := range []string{"CKM_AES_GCM", "CKM_AES_KEY_WRAP", "CKM_AES_KEY_GEN", "CKM_GENERIC_SECRET_KEY_GEN", "CKM_SHA256_HMAC"} {

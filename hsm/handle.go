@@ -9,14 +9,15 @@ import (
 )
 
 // A keyHandle is a master key as its record stores it: wrapped by the KEK, so
-// that any token that holds the KEK can load it. Its bytes are
+// that any token that holds the KEK can load it, or the name of an object in the
+// one token that holds the key. Its bytes are
 //
 //	1   format, 1
-//	1   wrapping, 1: AES-KEY-WRAP by the KEK (RFC 3394)
+//	1   wrapping; see the constants of that type
 //	1   purpose, 1 or 2
 //	16  key id
-//	8   CKA_ID of the KEK
-//	2   size of the wrapped key, big endian
+//	8   CKA_ID of the KEK; of a key in the token: its number
+//	2   size of the wrapped key, big endian; of a key in the token: 0
 //	n   wrapped key
 //	c   check: what the right key answers
 //
@@ -25,11 +26,12 @@ import (
 // an HMAC. Both cover the key id. The wrapping is recorded by its standard, not
 // as a CKM number, since vendors have numbers of their own for it.
 type keyHandle struct {
-	purpose kms.Purpose
-	id      kms.KeyID
-	kek     kekID
-	wrapped []byte
-	check   []byte
+	wrapping wrapping
+	purpose  kms.Purpose
+	id       kms.KeyID
+	kek      kekID // or the number of a key in the token
+	wrapped  []byte
+	check    []byte
 }
 
 // A kekID is the CKA_ID of a KEK.
@@ -37,10 +39,9 @@ type kekID [8]byte
 
 const (
 	handleFormat  = 1
-	wrapRFC3394   = 1
-	handleFixed   = 3 + 16 + 8 + 2
-	wrappedSize   = kms.KeySize + 8 // RFC 3394: 8 bytes more than the key
-	ivSize        = 12              // NIST SP 800-38D 5.2.1.1: the size to use
+	handleHead    = 3 + 16 + 8
+	handleFixed   = handleHead + 2
+	ivSize        = 12 // NIST SP 800-38D 5.2.1.1: the size to use
 	tagSize       = 16
 	macCheckSize  = 16
 	gcmCheckSize  = ivSize + tagSize
@@ -58,11 +59,17 @@ func (h keyHandle) checkSize() int {
 // or MAC of anything else, and the key id.
 func checkData(id kms.KeyID) []byte { return append([]byte(checkConstant), id[:]...) }
 
+// head returns the bytes of h before the size of the wrapped key.
+func (h keyHandle) head() []byte {
+	b := make([]byte, 0, handleHead)
+	b = append(b, handleFormat, byte(h.wrapping), byte(h.purpose))
+	b = append(b, h.id[:]...)
+	return append(b, h.kek[:]...)
+}
+
 func (h keyHandle) marshal() []byte {
 	b := make([]byte, 0, handleFixed+len(h.wrapped)+len(h.check))
-	b = append(b, handleFormat, wrapRFC3394, byte(h.purpose))
-	b = append(b, h.id[:]...)
-	b = append(b, h.kek[:]...)
+	b = append(b, h.head()...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(h.wrapped)))
 	b = append(b, h.wrapped...)
 	return append(b, h.check...)
@@ -85,7 +92,9 @@ func readHandle(b []byte) (h keyHandle, err error) {
 	if b[0] != handleFormat {
 		return h, fmt.Errorf("unknown format %d", b[0])
 	}
-	if b[1] != wrapRFC3394 {
+	h.wrapping = wrapping(b[1])
+	size := h.wrapping.size()
+	if size == 0 {
 		return h, fmt.Errorf("unknown wrapping %d", b[1])
 	}
 	h.purpose = kms.Purpose(b[2])
@@ -94,13 +103,13 @@ func readHandle(b []byte) (h keyHandle, err error) {
 	}
 	copy(h.id[:], b[3:])
 	copy(h.kek[:], b[19:])
-	if n := binary.BigEndian.Uint16(b[27:]); n != wrappedSize {
-		return h, fmt.Errorf("wrapped key of %d bytes, not %d", n, wrappedSize)
+	if n := int(binary.BigEndian.Uint16(b[handleHead:])); n != size {
+		return h, fmt.Errorf("wrapped key of %d bytes, not %d", n, size)
 	}
-	if rest := len(b) - handleFixed; rest != wrappedSize+h.checkSize() {
-		return h, fmt.Errorf("wrapped key and check of %d bytes, not %d", rest, wrappedSize+h.checkSize())
+	if rest := len(b) - handleFixed; rest != size+h.checkSize() {
+		return h, fmt.Errorf("wrapped key and check of %d bytes, not %d", rest, size+h.checkSize())
 	}
 	b = append([]byte(nil), b[handleFixed:]...)
-	h.wrapped, h.check = b[:wrappedSize:wrappedSize], b[wrappedSize:]
+	h.wrapped, h.check = b[:size:size], b[size:]
 	return h, nil
 }

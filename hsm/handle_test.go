@@ -17,7 +17,7 @@ const (
 )
 
 func golden(purpose kms.Purpose) keyHandle {
-	h := keyHandle{purpose: purpose, kek: kekID{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7}, wrapped: bytes.Repeat([]byte{0x11}, wrappedSize)}
+	h := keyHandle{wrapping: wrapKW, purpose: purpose, kek: kekID{0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7}, wrapped: bytes.Repeat([]byte{0x11}, wrapKW.size())}
 	for i := range h.id {
 		h.id[i] = byte(i)
 	}
@@ -39,7 +39,7 @@ func TestHandleFieldsThatAreRefused(t *testing.T) {
 		offset int
 		value  byte
 	}{
-		{"format", 0, 0}, {"format", 0, 2}, {"wrapping", 1, 0}, {"wrapping", 1, 2},
+		{"format", 0, 0}, {"format", 0, 2}, {"wrapping", 1, 0}, {"wrapping", 1, 3}, {"wrapping", 1, 4}, {"wrapping", 1, 5},
 		{"purpose", 2, 0}, {"purpose", 2, 2}, {"purpose", 2, 3}, {"size", 27, 1}, {"size", 28, 0}, {"size", 28, 39}, {"size", 28, 41},
 	} {
 		b := golden(kms.Encryption).marshal()

@@ -95,7 +95,7 @@ func (s session) isThere(label string) (bool, error) {
 }
 
 func (s session) makeKEK(label string) error {
-	return s.generate(pkcs11.CKM_AES_KEY_GEN, append(rootTemplate(label, pkcs11.CKK_AES),
+	return s.generate(pkcs11.CKM_AES_KEY_GEN, label, append(rootTemplate(label, pkcs11.CKK_AES),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false)),
@@ -103,23 +103,37 @@ func (s session) makeKEK(label string) error {
 }
 
 func (s session) makeRecordKey(label string) error {
-	return s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
+	return s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, label, append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false)))
 }
 
 // generate makes a key with a template and the attributes that not every token
-// knows: of these, as many of the first as it does.
-func (s session) generate(mechanism uint, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) error {
+// knows: of these, as many of the first as it does. Some say that they do not know
+// one with a code that means any fault; another try is made only if the token is
+// seen to have no key of that label, so that none is made twice.
+func (s session) generate(mechanism uint, label string, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) error {
 	optional = append(optional, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
-	for n := len(optional); ; n-- {
+	var first error
+	for n := len(optional); n >= 0; n-- {
 		full := append(template[:len(template):len(template)], optional[:n]...)
 		_, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, full)
-		if err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) || n == 0 {
-			return answered("C_GenerateKey", err)
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = answered("C_GenerateKey", err)
+		}
+		if err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			c, _ := classOf(answered("C_GenerateKey", err))
+			there, findErr := s.isThere(label)
+			if c != inputFault || there || findErr != nil {
+				return errors.Join(answered("C_GenerateKey", err), findErr)
+			}
 		}
 	}
+	return first
 }
 
 // rootTemplate is what the KEK and the record key have in common. Neither can

@@ -19,7 +19,9 @@ type link struct {
 	gen    uint64 // the module's initialisation that all handles belong to
 	slot   uint
 	token  TokenInfo
-	limit  int // of loaded keys
+	accept []string // the rules that the operator said may be broken
+	broke  []string // those that are, with what that means
+	limit  int      // of loaded keys
 
 	// The anchor keeps the login while other sessions come and go. It is the
 	// first loader, once the link is made; the others are opened when keys are
@@ -29,6 +31,7 @@ type link struct {
 
 	kek       pkcs11.ObjectHandle
 	kekID     kekID
+	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input
 	sessions  atomic.Int64

@@ -1,8 +1,6 @@
 package hsm
 
 import (
-	"fmt"
-
 	"github.com/miekg/pkcs11"
 
 	"github.com/keygate/keygate/kms"
@@ -12,7 +10,7 @@ import (
 // handle whose key has been loaded and used once. The key can be extracted,
 // by wrapping only, until its one copy has been wrapped.
 func (s session) newKey(id kms.KeyID, purpose kms.Purpose, imported []byte) (keyHandle, error) {
-	h := keyHandle{purpose: purpose, id: id, kek: s.link.kekID}
+	h := keyHandle{wrapping: s.link.wrap.chosen, purpose: purpose, id: id, kek: s.link.kekID}
 	object, err := s.create(purpose, imported)
 	if err != nil {
 		return h, err
@@ -57,13 +55,8 @@ func (s session) createObject(purpose kms.Purpose, imported []byte) (pkcs11.Obje
 
 // describe fills in what the key that object is looks like outside the token.
 func (s session) describe(object pkcs11.ObjectHandle, h *keyHandle) (err error) {
-	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
-	h.wrapped, err = s.link.module.ctx.WrapKey(s.handle, m, s.link.kek, object)
-	if err != nil {
-		return answered("C_WrapKey", err)
-	}
-	if len(h.wrapped) != wrappedSize {
-		return fmt.Errorf("hsm: C_WrapKey: %d bytes, not %d: %w", len(h.wrapped), wrappedSize, kms.ErrUnavailable)
+	if h.wrapped, err = s.wrapKey(*h, object); err != nil {
+		return err
 	}
 	h.check, err = s.checkOf(object, *h)
 	return err
@@ -74,18 +67,21 @@ func (s session) describe(object pkcs11.ObjectHandle, h *keyHandle) (err error) 
 func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) { return s.unwrapAs(h, false) }
 
 func (s session) unwrapAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, error) {
-	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
-	object, err := s.link.module.ctx.UnwrapKey(s.handle, m, s.link.kek, h.wrapped, keyTemplate(h.purpose, extractable))
+	object, err := s.unwrapKey(h, keyTemplate(h.purpose, extractable))
 	if err != nil {
-		return object, answered("C_UnwrapKey", err)
+		return object, err
 	}
 	return object, s.link.isNew(object)
 }
 
 // load returns an object that is the key of h and has been used once.
 func (s session) load(h keyHandle) (pkcs11.ObjectHandle, error) {
-	if h.kek != s.link.kekID {
-		return 0, fmt.Errorf("hsm: key handle: wrapped by the KEK %x, and that of the token is %x: %w", h.kek, s.link.kekID, kms.ErrCorrupt)
+	if _, err := s.link.kekOf(h); err != nil {
+		return 0, err
+	}
+	// Before settle: what goes wrong here says nothing of the wrapped key.
+	if _, err := s.mechanismOf(h.wrapping); err != nil {
+		return 0, err
 	}
 	return settle(kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.tryLoad(h) })
 }

@@ -36,6 +36,8 @@ func (t *token) login(s session) error {
 	})
 }
 
+const stepReadable = "refuse to unwrap a key so that it can be read"
+
 // probe makes the link's own key, in the way that master keys are made, and
 // uses it. It finds out whether the module encrypts as it should.
 func (s session) probe() []Check {
@@ -48,10 +50,13 @@ func (s session) probe() []Check {
 		{"encrypt and decrypt", func() error { return s.roundTrip(s.link.probe.object) }},
 		{"authenticate with the record key", s.useRecordKey},
 		{"refuse a bad tag", func() error { return s.refusesBadTag(s.link.probe.object) }},
-		{"refuse to unwrap a key so that it can be read", func() error { return s.refusesExtractable(s.link.probe.handle) }},
+		{stepReadable, func() error { return s.refusesExtractable(s.link.probe.handle) }},
 		{"go on after that", s.canary},
 	} {
 		c := tried(step.what, step.run())
+		if step.what == stepReadable {
+			c = s.judge("CKA_UNWRAP_TEMPLATE", c)
+		}
 		checks = append(checks, c)
 		if !c.OK {
 			break
@@ -139,5 +144,5 @@ func (s session) refusesExtractable(h keyHandle) error {
 			return nil // the token knows no such attribute
 		}
 	}
-	return fmt.Errorf("hsm: the KEK has no CKA_UNWRAP_TEMPLATE with CKA_SENSITIVE true and CKA_EXTRACTABLE false: whoever has the PIN could unwrap the stored keys as keys that can be read: %w", kms.ErrDenied)
+	return fmt.Errorf("hsm: the KEK has no CKA_UNWRAP_TEMPLATE with CKA_SENSITIVE true and CKA_EXTRACTABLE false, or the token does not hold to it: whoever has the PIN could unwrap the stored keys as keys that can be read: %w", kms.ErrDenied)
 }

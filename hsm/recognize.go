@@ -74,5 +74,8 @@ func (s session) recognize(before, now memory) error {
 	if err != nil {
 		return err
 	}
+	// New keys are wrapped as the first token wraps, so that each token can load
+	// what another made.
+	s.link.wrap.chosen = h.wrapping
 	return s.destroy(object)
 }

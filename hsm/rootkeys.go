@@ -12,7 +12,7 @@ import (
 // examine looks at all that a root needs of its token but does not use it, and
 // finds the root keys. The error is that of the token, not what the checks say.
 func (s session) examine(c Config) ([]Check, error) {
-	checks, err := checkMechanisms(s.link.module, s.link.slot)
+	checks, err := s.checkMechanisms(c)
 	if err != nil {
 		return checks, err
 	}

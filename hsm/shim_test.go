@@ -81,6 +81,12 @@ func (s *shim) fail(function string, f fault) {
 	}))
 }
 
+// hide takes a mechanism out of the token's list. The token still has it.
+func (s *shim) hide(mechanism uint) {
+	s.t.Helper()
+	ok(s.t, s.control.Hide(mechanism))
+}
+
 // heal ends all faults.
 func (s *shim) heal() {
 	s.t.Helper()

@@ -45,13 +45,12 @@ func (t TokenInfo) loaders(wanted int) int {
 	return max(1, min(most, int(t.MaxSessions)-n-spares))
 }
 
-// requiredMechanisms are what a root needs of a token.
+// requiredMechanisms are what a root needs of a token, beside one that wraps.
 var requiredMechanisms = []struct {
 	id   uint
 	name string
 }{
 	{pkcs11.CKM_AES_GCM, "CKM_AES_GCM"},
-	{pkcs11.CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP"},
 	{pkcs11.CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN"},
 	{pkcs11.CKM_GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN"},
 	{pkcs11.CKM_SHA256_HMAC, "CKM_SHA256_HMAC"},
@@ -164,9 +163,9 @@ func library(m *module) (string, error) {
 	return fmt.Sprintf("%s %d.%d", strings.TrimRight(info.LibraryDescription, " \x00"), info.LibraryVersion.Major, info.LibraryVersion.Minor), nil
 }
 
-// checkMechanisms looks for the required mechanisms.
-func checkMechanisms(m *module, slot uint) ([]Check, error) {
-	list, err := m.ctx.GetMechanismList(slot)
+// checkMechanisms looks for the required mechanisms and for one that wraps.
+func (s session) checkMechanisms(c Config) ([]Check, error) {
+	list, err := s.link.module.ctx.GetMechanismList(s.link.slot)
 	if err != nil {
 		return nil, answered("C_GetMechanismList", err)
 	}
@@ -174,6 +173,7 @@ func checkMechanisms(m *module, slot uint) ([]Check, error) {
 	for _, mechanism := range list {
 		has[mechanism.Mechanism] = true
 	}
+	s.link.wrap.listed = has
 	var checks []Check
 	for _, required := range requiredMechanisms {
 		c := Check{What: required.name, Found: "there", OK: true}
@@ -182,5 +182,6 @@ func checkMechanisms(m *module, slot uint) ([]Check, error) {
 		}
 		checks = append(checks, c)
 	}
-	return checks, nil
+	wraps, err := s.chooseWrapping(c)
+	return append(checks, wraps), err
 }

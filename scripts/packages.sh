@@ -37,6 +37,7 @@ test)
 	need cc gcc libc6-dev
 	need_softhsm
 	need strace strace
+	need certutil libnss3 libnss3-tools
 	need systemd-analyze systemd
 	need python3 python3 python3-venv
 	need etcd etcd-server

@@ -65,6 +65,7 @@ const (
 	atHold    = 72
 	atFreed   = 80
 	atOffset  = 88
+	atHide    = 96
 )
 
 // Build compiles the module with cc and returns its path, in dir. A process that
@@ -172,6 +173,11 @@ func (c *Control) Free(function string) error {
 		return err
 	}
 	return c.write(function, atFreed, freed+1)
+}
+
+// Hide leaves a mechanism out of the answers of C_GetMechanismList. Zero hides none.
+func (c *Control) Hide(mechanism uint) error {
+	return c.write("C_GetMechanismList", atHide, int64(mechanism))
 }
 
 // Renumber adds offset to the number of each slot.

@@ -103,6 +103,17 @@ static word real_call(int n, word a, word b, word c, word d, word e, word f, wor
 	return rv;
 }
 
+// leave_out takes a mechanism out of a list.
+static void leave_out(word mechanism, word *list, word *count)
+{
+	word kept = 0;
+	for (word i = 0; list && i < *count; i++)
+		if (list[i] != mechanism)
+			list[kept++] = list[i];
+	if (list)
+		*count = kept;
+}
+
 static word pass(int n, word a, word b, word c, word d, word e, word f, word g, word h)
 {
 	struct entry *x = &control[n];
@@ -114,6 +125,8 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 	wait_for(x);
 	if (!due(x)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
+		if (x->hide && rv == 0)
+			leave_out(x->hide, (word *)b, (word *)c);
 	} else if (x->flip) {
 		word args[8] = {a, b, c, d, e, f, g, h};
 		unsigned char *out = (unsigned char *)args[x->flip - 1];
