@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-roots test-stores test-vault test-matrix lint fuzz vuln bench allocs pgo clean
+.PHONY: help build run demo test test-roots test-stores test-vault test-matrix soak churn lint fuzz vuln bench allocs pgo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ test-vault: ## pass the tests of the Vault drivers on a real Vault core, which i
 test-matrix: ## pass the tests of the whole gateway over each root and store, and with each broken, and print the tables
 	@scripts/packages.sh test
 	@scripts/aws.sh scripts/test.sh matrix
+
+soak: ## run a gateway under a mixed load for SOAK (default 60m), with the race detector, and judge whether it grows
+	@scripts/packages.sh test
+	@SOAK=$${SOAK:-60m} scripts/test.sh soak
+
+churn: ## take one of two tokens away from a busy gateway and bring it back, CHURN (default 100) times
+	@scripts/packages.sh test
+	@CHURN=$${CHURN:-100} scripts/test.sh churn
 
 lint: ## look at the code: gofmt, go vet, staticcheck
 	@scripts/packages.sh build

@@ -47,23 +47,34 @@ func (c *recordCache) swap(name string, old, next *cached, limit int) bool {
 	if _, loaded := c.entries.LoadOrStore(name, next); loaded {
 		return false
 	}
-	if c.size.Add(1) > int64(limit) {
-		c.evict(name)
-	}
+	c.size.Add(1)
+	c.shrink(name, limit)
 	return true
 }
 
 // forget leaves a mark in the place of the record, so that a fetch that began
 // before does not put the old one back. The mark is the first to be evicted.
-func (c *recordCache) forget(name string) { c.mark(name, nil) }
+func (c *recordCache) forget(name string, limit int) { c.mark(name, nil, limit) }
 
 // outdate is forget for a record that was replaced: its branch key and its
 // budget stay good.
-func (c *recordCache) outdate(name string, last *record) { c.mark(name, last) }
+func (c *recordCache) outdate(name string, last *record, limit int) { c.mark(name, last, limit) }
 
-func (c *recordCache) mark(name string, last *record) {
-	if _, loaded := c.entries.Swap(name, &cached{last: last}); !loaded {
+func (c *recordCache) mark(name string, last *record, limit int) {
+	if _, loaded := c.entries.Swap(name, &cached{last: last}); !loaded { // it was evicted meanwhile
 		c.size.Add(1)
+		c.shrink(name, limit)
+	}
+}
+
+// shrink evicts until there are at most limit entries, but not that of except. What
+// was changed while it was looked at stays, and another goes in its place.
+func (c *recordCache) shrink(except string, limit int) {
+	for range evictSample {
+		if c.size.Load() <= int64(limit) {
+			return
+		}
+		c.evict(except)
 	}
 }
 
@@ -238,7 +249,7 @@ func (k *KMS) replace(ctx context.Context, next *record, rev keystore.Revision) 
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
 	err = k.store.Update(storeCtx, next.Name, raw, rev)
-	k.records.outdate(next.Name, &before)
+	k.records.outdate(next.Name, &before, k.cfg.MaxRecords)
 	if errors.Is(err, keystore.ErrNotFound) {
 		return k.readError(ctx, next.Name, k.records.get(next.Name), storeError(err))
 	}

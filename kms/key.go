@@ -266,7 +266,7 @@ func (k *KMS) remove(ctx context.Context, r *record, rev keystore.Revision) erro
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)
 	defer cancel()
 	err := k.store.Delete(storeCtx, r.Name, rev)
-	k.records.forget(r.Name)
+	k.records.forget(r.Name, k.cfg.MaxRecords)
 	k.forgetBranches(r)
 	if err != nil {
 		return storeError(err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -226,6 +227,47 @@ func TestTheRecordCacheIsBounded(t *testing.T) {
 	k := open(t, cfg, memory.New())
 	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
 		_, err := k.CreateKey(t.Context(), name, "")
+		ok(t, err)
+	}
+	if got := k.Stats().Records; got > 4 {
+		t.Errorf("%d records in memory, not at most 4", got)
+	}
+}
+
+// A busy store has something else done while a record is deleted.
+type busyStore struct {
+	keystore.Store
+	meanwhile func()
+}
+
+func (s *busyStore) Delete(ctx context.Context, name string, rev keystore.Revision) error {
+	s.meanwhile()
+	return s.Store.Delete(ctx, name, rev)
+}
+
+// The record that is deleted is evicted meanwhile, so that the mark in its place is
+// one more entry.
+func TestTheRecordCacheIsBoundedWhileKeysAreDeleted(t *testing.T) {
+	cfg := config(newClock())
+	cfg.MaxRecords, cfg.DeletionWindow = 4, -1
+	store := &busyStore{Store: memory.New()}
+	k := open(t, cfg, store)
+	stay := []string{"stay-1", "stay-2", "stay-3", "stay-4", "stay-5", "stay-6", "stay-7", "stay-8"}
+	store.meanwhile = func() {
+		for _, name := range stay {
+			_, err := k.DescribeKey(t.Context(), name)
+			ok(t, err)
+		}
+	}
+	for _, name := range stay {
+		_, err := k.CreateKey(t.Context(), name, "")
+		ok(t, err)
+	}
+	for i := range 20 {
+		name := fmt.Sprintf("go-%d", i)
+		_, err := k.CreateKey(t.Context(), name, "")
+		ok(t, err)
+		_, err = k.DeleteKey(t.Context(), name)
 		ok(t, err)
 	}
 	if got := k.Stats().Records; got > 4 {

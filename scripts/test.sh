@@ -10,6 +10,9 @@
 #   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
 #   matrix the whole gateway over each root and store, with the tables of what ran
+#   soak   a gateway under a mixed load for $SOAK; $SOAKFLAGS are flags of the test:
+#          -soak.tokens=2, -soak.isolation=worker, -soak.report=FILE
+#   churn  one of two tokens taken away and brought back $CHURN times
 #   vault  what uses Vault, with the race detector, on a real Vault core, which
 #          is built if it is not there; race and fips use one that is
 set -euo pipefail
@@ -80,6 +83,18 @@ matrix() {
 	$go test -count 1 -v ./test/matrix ${MATRIXFLAGS:+-args $MATRIXFLAGS} | grep -Ev '^ *(===|--- PASS)'
 }
 
+soak() {
+	say a gateway under a mixed load for "$SOAK"
+	# shellcheck disable=SC2086 # a list of words
+	$go test -count 1 -v -timeout 0 -run '^TestSK01_' ./test/soak -args -soak.for="$SOAK" ${SOAKFLAGS:-}
+}
+
+churn() {
+	say a token taken away and brought back "$CHURN" times
+	# shellcheck disable=SC2086
+	$go test -count 1 -v -timeout 0 -run '^TestHS16_' ./test/soak -args -soak.churn="$CHURN" ${SOAKFLAGS:-}
+}
+
 race() {
 	find_vault
 	say tests with the race detector
@@ -92,7 +107,7 @@ fips() {
 	find_vault
 	say tests in FIPS 140-3 mode
 	GOFIPS140=certified GOEXPERIMENT=runtimesecret GODEBUG=fips140=only \
-		tests "$($go list ./... | grep -vE "$servers|/keystore|/awskms|/clustertest|/vault|/test/cluster|/bench|/deploy|/softhsm")"
+		tests "$($go list ./... | grep -vE "$servers|/keystore|/awskms|/clustertest|/vault|/test/cluster|/bench|/deploy|/softhsm|/test/soak")"
 }
 
 fuzz() {
@@ -152,9 +167,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln | vault | roots | matrix) $part ;;
+	lint | race | fips | fuzz | vuln | vault | roots | matrix | soak | churn) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots|matrix..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots|matrix|soak|churn..." >&2
 		exit 2
 		;;
 	esac
