@@ -1,7 +1,9 @@
 package hsm
 
 import (
+	"maps"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +20,7 @@ const (
 	fnFinalize
 	fnGetInfo
 	fnGetSlotList
+	fnGetSlotInfo
 	fnGetTokenInfo
 	fnGetMechanismList
 	fnGetMechanismInfo
@@ -48,7 +51,7 @@ const (
 
 var functionNames = [functionCount]string{
 	fnInitialize: "C_Initialize", fnFinalize: "C_Finalize", fnGetInfo: "C_GetInfo", fnGetSlotList: "C_GetSlotList",
-	fnGetTokenInfo: "C_GetTokenInfo", fnGetMechanismList: "C_GetMechanismList", fnGetMechanismInfo: "C_GetMechanismInfo",
+	fnGetSlotInfo: "C_GetSlotInfo", fnGetTokenInfo: "C_GetTokenInfo", fnGetMechanismList: "C_GetMechanismList", fnGetMechanismInfo: "C_GetMechanismInfo",
 	fnInitToken: "C_InitToken", fnInitPIN: "C_InitPIN", fnOpenSession: "C_OpenSession", fnCloseSession: "C_CloseSession",
 	fnGetSessionInfo: "C_GetSessionInfo", fnLogin: "C_Login", fnCreateObject: "C_CreateObject", fnDestroyObject: "C_DestroyObject",
 	fnGetAttributeValue: "C_GetAttributeValue", fnFindObjectsInit: "C_FindObjectsInit", fnFindObjects: "C_FindObjects",
@@ -209,6 +212,45 @@ func (a *account) stats(f function) FunctionStats {
 	s.Seconds = time.Duration(a.nanos.Load()).Seconds()
 	s.InFlight = a.begun.Load() - s.Calls() // begun is read last, and so never the smaller
 	return s
+}
+
+// sumFunctions returns a and b together, of each function one.
+func sumFunctions(a, b []FunctionStats) []FunctionStats {
+	sum := slices.Clone(a)
+	for _, s := range b {
+		i := slices.IndexFunc(sum, func(have FunctionStats) bool { return have.Function == s.Function })
+		if i < 0 {
+			sum = append(sum, s)
+			continue
+		}
+		sum[i] = sum[i].plus(s)
+	}
+	return sum
+}
+
+func (s FunctionStats) plus(o FunctionStats) FunctionStats {
+	s.InFlight += o.InFlight
+	s.Seconds += o.Seconds
+	s.Latency = slices.Clone(s.Latency)
+	for i := range min(len(s.Latency), len(o.Latency)) {
+		s.Latency[i] += o.Latency[i]
+	}
+	errors := make(map[string]uint64, len(s.Errors))
+	maps.Copy(errors, s.Errors)
+	for code, n := range o.Errors {
+		errors[code] += n
+	}
+	s.Errors = errors
+	return s
+}
+
+// endFunctions returns what is left of all when their module is gone: nothing runs.
+func endFunctions(all []FunctionStats) []FunctionStats {
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].InFlight = 0
+	}
+	return all
 }
 
 func (a *account) errors() map[string]uint64 {

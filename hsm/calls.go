@@ -30,6 +30,11 @@ func (c calls) GetSlotList(tokenPresent bool) (_ []uint, err error) {
 	return c.raw.GetSlotList(tokenPresent)
 }
 
+func (c calls) GetSlotInfo(slot uint) (_ pkcs11.SlotInfo, err error) {
+	defer c.book.enter(fnGetSlotInfo).done(&err)
+	return c.raw.GetSlotInfo(slot)
+}
+
 func (c calls) GetTokenInfo(slot uint) (_ pkcs11.TokenInfo, err error) {
 	defer c.book.enter(fnGetTokenInfo).done(&err)
 	return c.raw.GetTokenInfo(slot)
