@@ -20,6 +20,9 @@ type Stats struct {
 	Failures    uint64 // connections that could not be made
 	LoadedKeys  int    // master keys that are loaded in the token
 
+	Busy  int // sessions that calls are running on, those that hang among them
+	Limit int // calls that the token is given at a time: the sessions of the configuration, if it has so many
+
 	PINsRefused  uint64          // logins that the token refused for the PIN
 	PINsWithheld uint64          // logins that were not tried: ErrPINAtRisk, or a PIN that was refused before
 	Functions    []FunctionStats // of the module's functions, those that were ever called
@@ -38,6 +41,8 @@ func (s Stats) plus(o Stats) Stats {
 	s.Connections += o.Connections
 	s.Failures += o.Failures
 	s.LoadedKeys += o.LoadedKeys
+	s.Busy += o.Busy
+	s.Limit += o.Limit
 	s.PINsRefused += o.PINsRefused
 	s.PINsWithheld += o.PINsWithheld
 	s.Functions = sumFunctions(s.Functions, o.Functions)
@@ -46,7 +51,7 @@ func (s Stats) plus(o Stats) Stats {
 
 // ended returns what is left of s when its backend has been closed: what counts on.
 func (s Stats) ended() Stats {
-	s.Waiting, s.Hung, s.Sessions, s.LoadedKeys = 0, 0, 0, 0
+	s.Waiting, s.Hung, s.Sessions, s.LoadedKeys, s.Busy, s.Limit = 0, 0, 0, 0, 0, 0
 	s.Functions = endFunctions(s.Functions)
 	return s
 }
@@ -61,8 +66,10 @@ func (t *token) stats() Stats {
 		p.mu.Lock()
 		s.Hung += p.lost
 		s.WrittenOff += p.written
+		s.Busy += p.busyLocked()
 		p.mu.Unlock()
 	}
+	s.Limit = t.pool.size
 	t.repair.mu.Lock()
 	s.Connections, s.Failures = t.repair.links, t.repair.failed+t.repair.failures
 	t.repair.mu.Unlock()
