@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keygate/keygate/admission"
 	"github.com/keygate/keygate/audit"
@@ -32,6 +33,9 @@ type Config struct {
 	Version string // of the gateway, as it is told to clients
 	Commit  string
 	Root    string // the kind of its root of trust, as in the configuration
+
+	// Figures are more metrics of /metrics: those of the root of trust.
+	Figures []prometheus.Collector
 
 	// Limits bounds what clients can ask for at a time.
 	Limits LimitsConfig

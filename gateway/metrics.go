@@ -69,6 +69,7 @@ func newMetrics(s *Server) *metrics {
 	}
 	registry.MustRegister(m.overload)
 	registry.MustRegister(s.limitFigures()...)
+	registry.MustRegister(s.cfg.Figures...)
 	m.all = handlerOf(registry)
 	m.of(s.routes)
 	return m

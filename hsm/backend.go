@@ -32,6 +32,9 @@ type token struct {
 	link   atomic.Pointer[link]
 	repair repair
 	count  counters
+
+	finalTry bool        // log in even where one wrong PIN more locks the token
+	accepted acceptedPIN // the one that it took last
 }
 
 // keeperSpares is how many calls with a loader may hang before fewer are made.

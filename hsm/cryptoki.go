@@ -23,8 +23,12 @@ import (
 
 // functions are the calls that are made here and not through miekg/pkcs11:
 // those that are hot and those that carry secrets. Each is one crossing into C,
-// writes into a buffer of Go, and leaves nothing in the C heap.
-type functions struct{ list *C.struct_ck_functions }
+// writes into a buffer of Go, leaves nothing in the C heap, and is entered in the
+// book.
+type functions struct {
+	list *C.struct_ck_functions
+	book *book // nil: this only names a library
+}
 
 // loadFunctions loads the library at path; each call adds a reference to it.
 func loadFunctions(path string) (functions, error) {
@@ -35,25 +39,27 @@ func loadFunctions(path string) (functions, error) {
 	if list == nil {
 		return functions{}, fmt.Errorf("hsm: the PKCS#11 module %s cannot be loaded: %s", path, C.GoString(&why[0]))
 	}
-	return functions{list}, nil
+	return functions{list: list}, nil
 }
 
 // gcm encrypts or decrypts in with AES-GCM into out and returns the bytes
 // written. In must not be empty memory: a nil pointer means something else to a
 // module, so the buffers of an empty slice point elsewhere.
 func (f functions) gcm(encrypt bool, s pkcs11.SessionHandle, key pkcs11.ObjectHandle, iv, additionalData, in, out []byte) (int, error) {
-	names, mode := [2]string{"C_DecryptInit", "C_Decrypt"}, C.int(0)
+	pair, mode := [2]function{fnDecryptInit, fnDecrypt}, C.int(0)
 	if encrypt {
-		names, mode = [2]string{"C_EncryptInit", "C_Encrypt"}, 1
+		pair, mode = [2]function{fnEncryptInit, fnEncrypt}, 1
 	}
+	e := f.book.enter(pair[1])
 	r := C.kg_gcm(f.list, mode, C.ck_ulong(s), C.ck_ulong(key), pointer(iv), C.ck_ulong(len(iv)),
 		pointer(additionalData), C.ck_ulong(len(additionalData)), input(in, iv), C.ck_ulong(len(in)), pointer(out), C.ck_ulong(len(out)))
-	return outcome(names, r, len(out))
+	return f.outcome(pair, e, r, len(out))
 }
 
 func (f functions) hmac(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, message, out []byte) (int, error) {
+	e := f.book.enter(fnSign)
 	r := C.kg_hmac(f.list, C.ck_ulong(s), C.ck_ulong(key), input(message, out), C.ck_ulong(len(message)), pointer(out), C.ck_ulong(len(out)))
-	return outcome([2]string{"C_SignInit", "C_Sign"}, r, len(out))
+	return f.outcome([2]function{fnSignInit, fnSign}, e, r, len(out))
 }
 
 // wrapKey wraps key by kek into out and returns the bytes written. A mechanism
@@ -72,20 +78,32 @@ func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte) (pkcs
 	if aes {
 		kind = 1
 	}
+	e := f.book.enter(fnCreateObject)
 	r := C.kg_import(f.list, C.ck_ulong(s), kind, pointer(key), C.ck_ulong(len(key)))
+	e.ended(uint(r.rv))
 	return pkcs11.ObjectHandle(r.len), failed("C_CreateObject", uint(r.rv))
 }
 
 func (f functions) login(s pkcs11.SessionHandle, pin []byte) error {
-	return failed("C_Login", uint(C.kg_login(f.list, C.ck_ulong(s), pointer(pin), C.ck_ulong(len(pin)))))
+	e := f.book.enter(fnLogin)
+	rv := uint(C.kg_login(f.list, C.ck_ulong(s), pointer(pin), C.ck_ulong(len(pin))))
+	e.ended(rv)
+	return failed("C_Login", rv)
 }
 
-func outcome(names [2]string, r C.struct_kg_result, room int) (int, error) {
-	if r.rv != 0 {
-		return 0, failed(names[r.begun], uint(r.rv))
+// outcome enters the end of a pair of calls, an Init and what it begins, in the
+// account of the one that answered, and returns the bytes that it wrote.
+func (f functions) outcome(pair [2]function, e entry, r C.struct_kg_result, room int) (int, error) {
+	if r.begun == 0 {
+		e = e.moved(f.book, pair[0])
 	}
-	if int(r.len) < 0 || int(r.len) > room {
-		return 0, &Error{Function: names[1], Code: pkcs11.CKR_GENERAL_ERROR}
+	code := uint(r.rv)
+	if code == pkcs11.CKR_OK && (int(r.len) < 0 || int(r.len) > room) {
+		code = pkcs11.CKR_GENERAL_ERROR
+	}
+	e.ended(code)
+	if code != pkcs11.CKR_OK {
+		return 0, failed(pair[r.begun].String(), code)
 	}
 	return int(r.len), nil
 }

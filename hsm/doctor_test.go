@@ -3,6 +3,7 @@ package hsm_test
 import (
 	"encoding/json"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 
 func TestTheDoctorFindsAGoodTokenGood(t *testing.T) {
 	f, cfg := initialised(t)
-	report, err := hsm.Doctor(t.Context(), cfg)
+	report, err := hsm.Examine(t.Context(), cfg, hsm.Examination{Latencies: true})
 	ok(t, err)
 	if !report.OK || report.Module != f.Module || report.Token.Label != f.Label || report.Token.Serial == "" {
 		t.Errorf("the report is %+v", report)
@@ -34,6 +35,47 @@ func TestTheDoctorFindsAGoodTokenGood(t *testing.T) {
 	}
 	if strings.Contains(string(text), f.PIN) {
 		t.Error("the PIN is in the report")
+	}
+}
+
+func TestTheDoctorTellsWhatATokenIs(t *testing.T) {
+	report, err := hsm.Examine(t.Context(), hsmtest.Config(t), hsm.Examination{Latencies: true})
+	ok(t, err)
+	d := report.Details
+	if d.Cryptoki != "2.40" || d.Slot == 0 || d.Firmware == "" || !slices.Contains(d.Flags, "LOGIN_REQUIRED") || d.MinPIN == 0 || d.MaxPIN < d.MinPIN || !d.Sessions.NoEnd {
+		t.Errorf("the details are %+v", d)
+	}
+	i := slices.IndexFunc(report.Mechanisms, func(m hsm.Mechanism) bool { return m.Name == "CKM_AES_GCM" })
+	if i < 0 || report.Mechanisms[i].MaxKey != 32 || !report.Mechanisms[i].Needed || !slices.Contains(report.Mechanisms[i].Flags, "ENCRYPT") {
+		t.Errorf("the mechanisms are %+v", report.Mechanisms)
+	}
+	var calls []string
+	for _, l := range report.Latencies {
+		calls = append(calls, l.Call)
+		if l.Calls < 1 || l.P50 <= 0 || l.P90 < l.P50 || l.P99 < l.P90 || l.Max < l.P99 {
+			t.Errorf("%+v", l)
+		}
+	}
+	want := []string{"C_OpenSession", "C_GenerateRandom", "C_EncryptInit + C_Encrypt", "C_DecryptInit + C_Decrypt", "C_SignInit + C_Sign", "C_UnwrapKey"}
+	if !slices.Equal(calls, want) {
+		t.Errorf("it measures %q", calls)
+	}
+}
+
+// To examine a token is one login, and leaves no session and no object.
+func TestTheDoctorLogsInOnceAndLeavesNothing(t *testing.T) {
+	s, cfg := shimmed(t)
+	_, err := hsm.Examine(t.Context(), cfg, hsm.Examination{Latencies: true})
+	ok(t, err)
+	if n := s.calls("C_Login"); n != 1 {
+		t.Errorf("%d logins", n)
+	}
+	if opened, closed := s.calls("C_OpenSession"), s.calls("C_CloseSession"); opened != closed || opened < 100 {
+		t.Errorf("%d sessions opened, %d closed", opened, closed)
+	}
+	made := s.calls("C_UnwrapKey") + s.calls("C_GenerateKey")
+	if gone := s.calls("C_DestroyObject"); gone < made-2 { // the link's own key ends with its session, and one unwrap is refused
+		t.Errorf("%d objects made, %d destroyed", made, gone)
 	}
 }
 

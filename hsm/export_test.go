@@ -33,7 +33,7 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 	if err != nil {
 		return err
 	}
-	fn(Calls{l.module.ctx, s.handle, l})
+	fn(Calls{l.module.raw, s.handle, l})
 	s.abandon()
 	return nil
 }

@@ -12,14 +12,23 @@ import (
 	"github.com/keygate/keygate/kms"
 )
 
-// A module is a PKCS#11 library in this process. A process initialises a
-// library once (PKCS#11 v2.40 5.4), so all roots that use the same one share
-// one module, and the last to close finalizes it.
+// A module is a PKCS#11 library in the hands of one user, such as a token of a
+// root: the library is shared, the book of the calls is the user's own. Each way
+// into the library goes through ctx or functions.
 type module struct {
-	path string
-	args string
-	ctx  *pkcs11.Ctx
+	*sharedModule
 	functions
+	ctx calls
+}
+
+// A sharedModule is a PKCS#11 library in this process. A process initialises it once
+// (PKCS#11 v2.40 5.4), so all modules of the same one share it, and the last to be
+// released finalizes it.
+type sharedModule struct {
+	path  string
+	args  string
+	raw   *pkcs11.Ctx
+	table functions
 	refs  int  // under modules.mu
 	guest bool // another part of the process initialised it, and so finalizes it
 
@@ -33,7 +42,7 @@ type module struct {
 // The libraries of a process are its own, so their table is too.
 var modules struct {
 	mu     sync.Mutex
-	byList map[functions]*module // one library may have two paths
+	byList map[functions]*sharedModule // one library may have two paths
 }
 
 // useModule loads and initialises the library at path, if this process has not.
@@ -48,22 +57,27 @@ func useModule(path, args string) (*module, error) {
 	if ctx == nil {
 		return nil, fmt.Errorf("hsm: the PKCS#11 module %s cannot be loaded", path)
 	}
-	if m := modules.byList[list]; m != nil {
+	if l := modules.byList[list]; l != nil {
 		ctx.Destroy() // that one keeps the library loaded
-		m.refs++
-		return m, nil
+		l.refs++
+		return newModule(l), nil
 	}
-	m := &module{path: path, args: args, ctx: ctx, functions: list, refs: 1}
+	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, refs: 1})
 	m.gen.Store(1)
 	if err := m.initialize(); err != nil {
 		ctx.Destroy()
 		return nil, err
 	}
 	if modules.byList == nil {
-		modules.byList = make(map[functions]*module)
+		modules.byList = make(map[functions]*sharedModule)
 	}
-	modules.byList[list] = m
+	modules.byList[list] = m.sharedModule
 	return m, nil
+}
+
+func newModule(l *sharedModule) *module {
+	b := new(book)
+	return &module{sharedModule: l, functions: functions{l.table.list, b}, ctx: calls{l.raw, b}}
 }
 
 func (m *module) initialize() error {
@@ -101,7 +115,7 @@ func (m *module) release(wait time.Duration) error {
 	if err := m.quiesce(ctx); err != nil {
 		return err
 	}
-	delete(modules.byList, m.functions)
+	delete(modules.byList, m.table)
 	m.gen.Add(1)
 	if m.guest {
 		return nil

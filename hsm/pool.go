@@ -132,6 +132,16 @@ func (p *pool) writeOff(now time.Time) {
 	}
 }
 
+// busyLocked returns how many workers run a job, those among them that hang.
+func (p *pool) busyLocked() (n int) {
+	for w := range p.workers {
+		if w.since.Load() != 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // close ends the workers. It waits for the calls that run, but not for those
 // that hang.
 func (p *pool) close() error {

@@ -26,14 +26,24 @@ func (t *token) login(s session) error {
 	if info.State == stateROUser || info.State == stateRWUser {
 		return nil
 	}
-	return t.pin.use(func(pin []byte) error {
+	risk, err := t.pinRisk(s.link)
+	if err != nil {
+		return err
+	}
+	return t.countLogin(t.pin.use(func(pin []byte) error {
+		if risk != nil && !t.accepted.is(pin) {
+			return risk
+		}
 		t.count.logins.Add(1)
 		err := s.link.module.login(s.handle, pin)
 		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
 			return nil // another root of this process was first
 		}
+		if err == nil {
+			t.accepted.note(pin)
+		}
 		return err
-	})
+	}))
 }
 
 const stepReadable = "refuse to unwrap a key so that it can be read"

@@ -2,7 +2,7 @@ package hsm
 
 import "sync/atomic"
 
-type counters struct{ errors, retries, logins atomic.Uint64 }
+type counters struct{ errors, retries, logins, refused, withheld atomic.Uint64 }
 
 // Stats counts what was done with a token since it was opened. It can be sent as
 // JSON.
@@ -19,6 +19,13 @@ type Stats struct {
 	Connections uint64 // connections made to the token: all but the first are repairs
 	Failures    uint64 // connections that could not be made
 	LoadedKeys  int    // master keys that are loaded in the token
+
+	Busy  int // sessions that calls are running on, those that hang among them
+	Limit int // calls that the token is given at a time: the sessions of the configuration, if it has so many
+
+	PINsRefused  uint64          // logins that the token refused for the PIN
+	PINsWithheld uint64          // logins that were not tried: ErrPINAtRisk, or a PIN that was refused before
+	Functions    []FunctionStats // of the module's functions, those that were ever called
 }
 
 func (s Stats) plus(o Stats) Stats {
@@ -34,17 +41,24 @@ func (s Stats) plus(o Stats) Stats {
 	s.Connections += o.Connections
 	s.Failures += o.Failures
 	s.LoadedKeys += o.LoadedKeys
+	s.Busy += o.Busy
+	s.Limit += o.Limit
+	s.PINsRefused += o.PINsRefused
+	s.PINsWithheld += o.PINsWithheld
+	s.Functions = sumFunctions(s.Functions, o.Functions)
 	return s
 }
 
 // ended returns what is left of s when its backend has been closed: what counts on.
 func (s Stats) ended() Stats {
-	s.Waiting, s.Hung, s.Sessions, s.LoadedKeys = 0, 0, 0, 0
+	s.Waiting, s.Hung, s.Sessions, s.LoadedKeys, s.Busy, s.Limit = 0, 0, 0, 0, 0, 0
+	s.Functions = endFunctions(s.Functions)
 	return s
 }
 
 func (t *token) stats() Stats {
-	s := Stats{Errors: t.count.errors.Load(), Retries: t.count.retries.Load(), Logins: t.count.logins.Load()}
+	s := Stats{Errors: t.count.errors.Load(), Retries: t.count.retries.Load(), Logins: t.count.logins.Load(),
+		PINsRefused: t.count.refused.Load(), PINsWithheld: t.count.withheld.Load(), Functions: t.module.book.stats()}
 	for _, p := range []*pool{t.pool, t.keeper} {
 		s.Calls += p.calls.Load()
 		s.Rejected += p.full.Load()
@@ -52,8 +66,10 @@ func (t *token) stats() Stats {
 		p.mu.Lock()
 		s.Hung += p.lost
 		s.WrittenOff += p.written
+		s.Busy += p.busyLocked()
 		p.mu.Unlock()
 	}
+	s.Limit = t.pool.size
 	t.repair.mu.Lock()
 	s.Connections, s.Failures = t.repair.links, t.repair.failed+t.repair.failures
 	t.repair.mu.Unlock()

@@ -29,6 +29,7 @@ type testGateway struct {
 	dir     string
 	address string
 	store   switchedStore
+	root    *hsm.Root
 	log     lockedBuffer // what the gateway logs
 }
 
@@ -38,12 +39,14 @@ func startGateway(t *testing.T, dir string) *testGateway {
 	g := &testGateway{dir: dir}
 	g.store.Store = memory.New()
 	logger := gateway.NewErrorLog(&g.log, slog.LevelDebug)
-	manager, err := kms.New(kms.Config{Cluster: kms.ClusterID{1}, Logger: logger.Logger()}, openRoot(t, logger.Logger()), &g.store)
+	g.root = openRoot(t, logger.Logger())
+	manager, err := kms.New(kms.Config{Cluster: kms.ClusterID{1}, Logger: logger.Logger()}, g.root, &g.store)
 	check(t, err)
 	trail, err := audit.Open(audit.Config{File: filepath.Join(dir, "audit.log"), Logger: logger.Logger()})
 	check(t, err)
 	t.Cleanup(func() { trail.Close() })
-	server, err := gateway.New(gateway.Config{KMS: manager, Audit: trail, ErrorLog: logger, Version: "test"}, g.state(t))
+	server, err := gateway.New(gateway.Config{KMS: manager, Audit: trail, ErrorLog: logger, Version: "test",
+		Figures: rootFigures(g.root, &file{Root: rootSection{PKCS11: &hsm.Config{Token: g.root.Token().Label}}})}, g.state(t))
 	check(t, err)
 	g.serve(t, server)
 	return g

@@ -17,7 +17,7 @@ import (
 const (
 	exitFailure = 1
 	exitUsage   = 2 // the command line itself is wrong: nothing was done
-	exitPIN     = 3 // the token refused the PIN: to try again could lock it
+	exitPIN     = 3 // the token refused the PIN, or would lock it if it were wrong: to try again could lock it
 )
 
 func main() { os.Exit(run(newRootCommand())) }
@@ -35,7 +35,7 @@ func run(root *cobra.Command) int {
 		if !errors.Is(err, errReported) {
 			fmt.Fprintf(os.Stderr, "keygate: %v\n", err)
 		}
-		if errors.Is(err, hsm.ErrPIN) {
+		if errors.Is(err, hsm.ErrPIN) || errors.Is(err, hsm.ErrPINAtRisk) {
 			return exitPIN
 		}
 		return exitFailure
