@@ -112,9 +112,9 @@ func (c calls) GenerateKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, templa
 	return c.raw.GenerateKey(s, m, template)
 }
 
-func (c calls) WrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, key pkcs11.ObjectHandle) (_ []byte, err error) {
-	defer c.book.enter(fnWrapKey).done(&err)
-	return c.raw.WrapKey(s, m, wrapping, key)
+func (c calls) CreateObject(s pkcs11.SessionHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
+	defer c.book.enter(fnCreateObject).done(&err)
+	return c.raw.CreateObject(s, template)
 }
 
 func (c calls) UnwrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, unwrapping pkcs11.ObjectHandle, wrapped []byte, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {

@@ -67,9 +67,10 @@ func (f functions) hmac(s pkcs11.SessionHandle, key pkcs11.ObjectHandle, message
 // the caller's to know: miekg/pkcs11 asks the module, and the answer of NSS
 // leaves the tag out.
 func (f functions) wrapKey(s pkcs11.SessionHandle, mechanism uint, kek, key pkcs11.ObjectHandle, iv, additionalData, out []byte) (int, error) {
+	e := f.book.enter(fnWrapKey)
 	r := C.kg_wrap(f.list, C.ck_ulong(s), C.ck_ulong(mechanism), C.ck_ulong(kek), C.ck_ulong(key), pointer(iv), C.ck_ulong(len(iv)),
 		pointer(additionalData), C.ck_ulong(len(additionalData)), pointer(out), C.ck_ulong(len(out)))
-	return outcome([2]string{"C_WrapKey", "C_WrapKey"}, r, len(out))
+	return f.outcome([2]function{fnWrapKey, fnWrapKey}, e, r, len(out))
 }
 
 // importKey makes a session object of the bytes of key.

@@ -99,7 +99,7 @@ func TestHS16_NoOpFailsWhileOneTokenWorks(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				begin(s)
 				for range 60 {
-					useAll(t, root, handle)
+					useGroup(t, root, handle)
 				}
 				s.heal()
 				waitFor(t, func() bool { return root.Tokens()[i].Works })
@@ -111,8 +111,8 @@ func TestHS16_NoOpFailsWhileOneTokenWorks(t *testing.T) {
 	}
 }
 
-// useAll does each kind of op once and checks the answers.
-func useAll(t *testing.T, root *hsm.Root, handle []byte) {
+// useGroup does each kind of op once and checks the answers.
+func useGroup(t *testing.T, root *hsm.Root, handle []byte) {
 	t.Helper()
 	ctx := t.Context()
 	ciphertext, err := root.Encrypt(ctx, handle, []byte("plaintext"), []byte("context"))
@@ -199,7 +199,7 @@ func TestHS16_ATokenThatComesLateIsLookedAt(t *testing.T) {
 	shims[1].unplug()
 	root := hsmtest.Open(t, cfg)
 	handle := newKey(t, root, kms.Encryption)
-	useAll(t, root, handle)
+	useGroup(t, root, handle)
 	if root.Tokens()[1].Works {
 		t.Fatal("a token that is not there works")
 	}
@@ -207,7 +207,7 @@ func TestHS16_ATokenThatComesLateIsLookedAt(t *testing.T) {
 	waitFor(t, func() bool { return root.Tokens()[1].Works })
 	shims[0].unplug()
 	for range 20 {
-		useAll(t, root, handle)
+		useGroup(t, root, handle)
 	}
 }
 
@@ -224,7 +224,7 @@ func TestHS16_AForeignTokenThatComesLateIsRefused(t *testing.T) {
 	shims[1].heal()
 	waitFor(t, func() bool { return strings.Contains(root.Tokens()[1].Why, "key than before, or than the others") })
 	for range 50 {
-		useAll(t, root, handle)
+		useGroup(t, root, handle)
 	}
 	if s := root.Tokens()[1]; s.Works {
 		t.Errorf("the foreign token is in use: %+v", s)
@@ -242,7 +242,7 @@ func TestF26_AWrongPINOfOneTokenIsTriedOnce(t *testing.T) {
 	shims[0].fail("C_EncryptInit", fault{code: pkcs11.CKR_USER_NOT_LOGGED_IN, times: 4})
 	shims[0].fail("C_GetSessionInfo", fault{code: pkcs11.CKR_SESSION_HANDLE_INVALID, times: 1}) // it has to log in again
 	for range 100 {
-		useAll(t, root, handle)
+		useGroup(t, root, handle)
 		time.Sleep(20 * time.Millisecond)
 	}
 	if got := shims[0].calls("C_Login") - before; got > 1 {

@@ -126,12 +126,12 @@ func (s session) chooseWrapping(c Config) (Check, error) {
 		return Check{What: "wrapping", Found: found, OK: true}, nil
 	}
 	return Check{What: "wrapping", Found: "missing", err: kms.ErrUnsupported,
-		Why: fmt.Sprintf("the token has no mechanism for %s (%s)", strings.Join(missing, ", "), strings.Join(mechanismNames(c.Wrapping), ", "))}, nil
+		Why: fmt.Sprintf("the token has no mechanism for %s (%s)", strings.Join(missing, ", "), strings.Join(wrappingMechanisms(c.Wrapping), ", "))}, nil
 }
 
-// mechanismNames returns the names of the mechanisms for the wrapping of that
+// wrappingMechanisms returns the names of the mechanisms for the wrapping of that
 // name, or for all if it is empty.
-func mechanismNames(name string) (names []string) {
+func wrappingMechanisms(name string) (names []string) {
 	for _, known := range wrappings {
 		for _, m := range known.mechanisms {
 			if name == "" || name == known.name {
@@ -200,7 +200,7 @@ func (s session) hasMechanism(m wrapMechanism) (bool, error) {
 func (s session) mechanismOf(w wrapping) (wrapMechanism, error) {
 	m, has, err := s.findMechanism(w)
 	if err == nil && !has {
-		err = fmt.Errorf("hsm: key handle: wrapped with %v, and the token has no mechanism for that (%s): %w", w, strings.Join(mechanismNames(w.String()), ", "), kms.ErrUnsupported)
+		err = fmt.Errorf("hsm: key handle: wrapped with %v, and the token has no mechanism for that (%s): %w", w, strings.Join(wrappingMechanisms(w.String()), ", "), kms.ErrUnsupported)
 	}
 	return m, err
 }
