@@ -18,6 +18,7 @@ import (
 // counted by its kind.
 type load struct {
 	g        *gateway
+	took     func(time.Duration) // see door
 	keys     []*key
 	next     atomic.Uint64 // of names that are used once
 	first    time.Time
@@ -101,6 +102,7 @@ func (l *load) client(ctx context.Context, number int, interval time.Duration) {
 				h.door.close()
 			}
 			h.door = l.g.as(identity, number%2 == 0)
+			h.door.took = l.took
 		}
 		select {
 		case <-ctx.Done():

@@ -16,7 +16,7 @@ import (
 
 // What a run is like. The defaults are for the tests of every day.
 var (
-	soakTime   = flag.Duration("soak.for", 25*time.Second, "how long the load runs")
+	soakTime   = flag.Duration("soak.for", 20*time.Second, "how long the load runs")
 	soakRate   = flag.Float64("soak.rate", 100, "operations a second")
 	tokens     = flag.Int("soak.tokens", 1, "how many tokens the root has: copies of one, as a vendor's cloning makes them")
 	isolation  = flag.String("soak.isolation", "", "root.pkcs11.isolation of the gateway: where the module runs; empty: not set")

@@ -28,6 +28,8 @@ const (
 	goroutines = "goroutines"
 	heap       = "heap MiB" // of objects, those included that the collector has not found yet
 	open       = "HSM sessions"
+	atModule   = "at the module" // sessions that the shim has seen opened and not closed
+	loaded     = "loaded keys"
 	destroyed  = "destroyed" // calls of C_DestroyObject, ever
 	opened     = "opened"    // calls of C_OpenSession, ever
 	records    = "records"   // key records in memory
@@ -36,8 +38,10 @@ const (
 	ofWorkers  = "workers' " // before threads, fds, rss and pss
 )
 
-// metrics are figures that the gateway tells itself.
+// metrics are figures that the gateway tells itself, by the families that are their
+// sums.
 var metrics = map[string]string{
+	"keygate_hsm_sessions_open": open, "keygate_hsm_loaded_keys": loaded,
 	"go_goroutines": goroutines, "go_memstats_heap_alloc_bytes": heap,
 	"keygate_record_cache_records": records, "keygate_branch_cache_keys": branches,
 }
@@ -57,15 +61,15 @@ func (g *gateway) look(admin *door, at time.Duration) (sample, error) {
 		s.figures[workers] = float64(len(children))
 	}
 	all, scrapeErr := scrape(admin)
-	for name, figure := range metrics {
-		s.figures[figure] = all[name]
+	for family, figure := range metrics {
+		s.figures[figure] = total(all, family)
 	}
 	s.figures[heap] /= mib
 	if _, there := s.figures[fds]; !there { // others than root do not see those of a process that is not dumpable
 		s.figures[fds] = all["process_open_fds"]
 	}
-	s.figures[open] = float64(g.sessions())
-	s.figures[destroyed], s.figures[opened] = float64(g.calls(cDestroyObject)), float64(g.calls(cOpenSession))
+	s.figures[atModule] = float64(g.sessions())
+	s.figures[destroyed], s.figures[opened] = float64(g.calls("C_DestroyObject")), float64(g.calls("C_OpenSession"))
 	return s, errors.Join(err, scrapeErr)
 }
 

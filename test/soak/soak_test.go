@@ -23,7 +23,7 @@ const clients = 12
 func TestSK01_Soak(t *testing.T) {
 	every := min(10*time.Second, *soakTime/25)
 	life := max(*soakTime/20, 2*time.Second) // of branch keys: they end all the time
-	g := newGateway(t, options{tokens: *tokens, isolation: *isolation, keys: 80, branch: life, timeout: 10 * time.Second, wait: 5 * time.Second})
+	g := newGateway(t, options{tokens: *tokens, isolation: *isolation, branch: life, timeout: 10 * time.Second, wait: 5 * time.Second})
 	admin := g.as("admin", true)
 	defer admin.close()
 	l, err := newLoad(t.Context(), g)
