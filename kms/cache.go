@@ -17,6 +17,7 @@ import (
 type recordCache struct {
 	entries sync.Map // string -> *cached
 	size    atomic.Int64
+	lost    atomic.Uint64 // marks that were evicted
 }
 
 // A cached is immutable: what is learnt of it makes another in its place, so that
@@ -38,22 +39,29 @@ func (c *recordCache) get(name string) *cached {
 	return nil
 }
 
-// swap puts next in the place of old (nil: none) and reports false, having done
-// nothing, if another entry is there by now.
-func (c *recordCache) swap(name string, old, next *cached, limit int) bool {
-	if old != nil {
-		return c.entries.CompareAndSwap(name, old, next)
-	}
-	if _, loaded := c.entries.LoadOrStore(name, next); loaded {
+// swap puts next in the place of old and reports false, having done nothing, if
+// another entry is there by now, or none.
+func (c *recordCache) swap(name string, old, next *cached) bool {
+	return c.entries.CompareAndSwap(name, old, next)
+}
+
+// add puts next where there is no entry, and reports false if there is one, or if any
+// mark was evicted since lost: it may have been one of this name, left while the store
+// was asked for next.
+func (c *recordCache) add(name string, next *cached, lost uint64, limit int) bool {
+	place := new(cached) // a mark, too: what forgets the record from now on takes its place
+	if _, loaded := c.entries.LoadOrStore(name, place); loaded {
 		return false
 	}
 	c.size.Add(1)
+	added := c.lost.Load() == lost && c.entries.CompareAndSwap(name, place, next)
 	c.shrink(name, limit)
-	return true
+	return added
 }
 
 // forget leaves a mark in the place of the record, so that a fetch that began
-// before does not put the old one back. The mark is the first to be evicted.
+// before does not put the old one back. The mark is the first to be evicted; fetches
+// that are under way see lost.
 func (c *recordCache) forget(name string, limit int) { c.mark(name, nil, limit) }
 
 // outdate is forget for a record that was replaced: its branch key and its
@@ -94,7 +102,13 @@ func (c *recordCache) evict(except string) {
 		n++
 		return n < evictSample
 	})
-	if oldest != nil && c.entries.CompareAndDelete(victim, oldest) {
+	if oldest == nil {
+		return
+	}
+	if oldest.rec == nil {
+		c.lost.Add(1) // first, so that whoever finds no mark finds this
+	}
+	if c.entries.CompareAndDelete(victim, oldest) {
 		c.size.Add(-1)
 	}
 }
@@ -193,13 +207,14 @@ type question struct {
 	at    int64  // in nanoseconds since 1970
 	watch uint64 // the one that is alive, 0: none
 	told  uint64 // how many changes were told so far
+	lost  uint64 // how many marks were evicted so far
 }
 
 func (k *KMS) ask() question {
 	// The count before the watch: a change that is told between the two is one of
 	// the watch that is seen, or comes before it.
 	told := k.follow.told.Load()
-	return question{k.cfg.Now().UnixNano(), k.follow.alive.Load(), told}
+	return question{k.cfg.Now().UnixNano(), k.follow.alive.Load(), told, k.records.lost.Load()}
 }
 
 // keepRecord puts what the store has answered in the place of old, and reports
@@ -208,13 +223,13 @@ func (k *KMS) ask() question {
 // to mark: then the record is used for RecordTTL only.
 func (k *KMS) keepRecord(name string, old *cached, r *record, rev keystore.Revision, asked question) bool {
 	c := &cached{rec: r, last: r, rev: rev, checked: asked.at, watch: asked.watch}
-	if !k.records.swap(name, old, c, k.cfg.MaxRecords) {
+	if old == nil && !k.records.add(name, c, asked.lost, k.cfg.MaxRecords) || old != nil && !k.records.swap(name, old, c) {
 		return false
 	}
 	if asked.watch != 0 && k.follow.told.Load() != asked.told {
 		unwatched := *c
 		unwatched.watch = 0
-		k.records.swap(name, c, &unwatched, k.cfg.MaxRecords)
+		k.records.swap(name, c, &unwatched)
 	}
 	return true
 }

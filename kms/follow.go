@@ -152,7 +152,7 @@ func (c *recordCache) doubt(name string) bool {
 		}
 		next := *old
 		next.checked, next.watch = 0, 0
-		if c.swap(name, old, &next, 0) {
+		if c.swap(name, old, &next) {
 			return true
 		}
 	}

@@ -29,7 +29,7 @@ func manyKeys(k *KMS, n int) {
 		binary.BigEndian.PutUint64(id[:], uint64(i))
 		r := &record{Name: fmt.Sprintf("app-%06d", i), ID: id, Versions: []version{{Number: 1, Handle: make([]byte, 97)}}}
 		r.sealer, r.budget = new(sealer), new(budget)
-		k.records.swap(r.Name, nil, &cached{rec: r, last: r, rev: "1", checked: time.Now().UnixNano()}, n)
+		k.records.add(r.Name, &cached{rec: r, last: r, rev: "1", checked: time.Now().UnixNano()}, 0, n)
 		wrapped := make([]byte, 60)
 		copy(wrapped, id[:])
 		b, err := k.newBranch(envelope.Header{Mode: envelope.Branch, KeyID: id, Version: 1}, wrapped, make([]byte, KeySize), time.Hour)

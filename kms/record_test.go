@@ -234,10 +234,21 @@ func TestTheRecordCacheIsBounded(t *testing.T) {
 	}
 }
 
-// A busy store has something else done while a record is deleted.
+// A busy store has something else done while a record is deleted, and once after
+// one was read.
 type busyStore struct {
 	keystore.Store
 	meanwhile func()
+	afterRead func()
+}
+
+func (s *busyStore) Get(ctx context.Context, name string) ([]byte, keystore.Revision, error) {
+	raw, rev, err := s.Store.Get(ctx, name)
+	if do := s.afterRead; do != nil {
+		s.afterRead = nil
+		do()
+	}
+	return raw, rev, err
 }
 
 func (s *busyStore) Delete(ctx context.Context, name string, rev keystore.Revision) error {
@@ -273,4 +284,38 @@ func TestTheRecordCacheIsBoundedWhileKeysAreDeleted(t *testing.T) {
 	if got := k.Stats().Records; got > 4 {
 		t.Errorf("%d records in memory, not at most 4", got)
 	}
+}
+
+// A fetch has the record of a key that is deleted before the fetch ends, and the mark
+// that the deletion left is evicted meanwhile: the record is not put back.
+func TestADeletedKeyDoesNotComeBackByAFetch(t *testing.T) {
+	clock := newClock()
+	cfg := config(clock)
+	cfg.MaxRecords, cfg.DeletionWindow = 4, -1
+	store := &busyStore{Store: memory.New(), meanwhile: func() {}}
+	k := open(t, cfg, store)
+	stay := []string{"stay-1", "stay-2", "stay-3", "stay-4", "stay-5", "stay-6", "stay-7", "stay-8"}
+	readAll := func() {
+		for _, name := range stay {
+			clock.advance(time.Millisecond)
+			_, err := k.DescribeKey(t.Context(), name)
+			ok(t, err)
+		}
+	}
+	for _, name := range append([]string{"gone"}, stay...) {
+		_, err := k.CreateKey(t.Context(), name, "")
+		ok(t, err)
+	}
+	readAll() // so that "gone" is not in memory
+	store.afterRead = func() {
+		_, err := k.DeleteKey(t.Context(), "gone")
+		ok(t, err)
+		readAll()
+	}
+	_, _ = k.DescribeKey(t.Context(), "gone") // it began before the deletion, so either answer is right
+	if store.afterRead != nil {
+		t.Fatal("the record was in memory")
+	}
+	_, err := k.DescribeKey(t.Context(), "gone")
+	is(t, err, kms.ErrKeyNotFound)
 }

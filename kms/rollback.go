@@ -45,7 +45,7 @@ func (k *KMS) readError(ctx context.Context, name string, old *cached, err error
 		if old == nil {
 			break
 		}
-		k.records.swap(name, old, &cached{}, k.cfg.MaxRecords)
+		k.records.swap(name, old, &cached{})
 		if old.last != nil {
 			k.forgetBranches(old.last)
 		}
