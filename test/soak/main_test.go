@@ -20,6 +20,7 @@ var (
 	soakRate   = flag.Float64("soak.rate", 100, "operations a second")
 	tokens     = flag.Int("soak.tokens", 1, "how many tokens the root has: copies of one, as a vendor's cloning makes them")
 	isolation  = flag.String("soak.isolation", "", "root.pkcs11.isolation of the gateway: where the module runs; empty: not set")
+	race       = flag.Bool("soak.race", true, "build the program with the race detector")
 	reportFile = flag.String("soak.report", "", "append the table and the verdict to this `FILE`, in Markdown")
 	keep       = flag.String("soak.dir", "", "work in this `DIRECTORY`, which must not exist, and keep it: logs, configuration, reports of races")
 )
@@ -47,8 +48,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// setUp builds the program, always with the race detector, and has it make the
-// certificates.
+// setUp builds the program and has it make the certificates.
 func setUp(m *testing.M) (int, error) {
 	dir, err := os.MkdirTemp("", "keygate-soak-")
 	if err != nil {
@@ -56,7 +56,7 @@ func setUp(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	program.dir, program.binary = dir, filepath.Join(dir, "keygate")
-	build := exec.Command("go", "build", "-race", "-o", program.binary, "../../cmd/keygate")
+	build := exec.Command("go", "build", fmt.Sprintf("-race=%v", *race), "-o", program.binary, "../../cmd/keygate")
 	build.Env = append(os.Environ(), "GODEBUG=") // that of the tests is not for the go command
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build: %w: %s", err, out)
