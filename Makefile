@@ -45,7 +45,7 @@ test-matrix: ## pass the tests of the whole gateway over each root and store, an
 	@scripts/packages.sh test
 	@scripts/aws.sh scripts/test.sh matrix
 
-soak: ## run a gateway under a mixed load for SOAK (default 60m), with the race detector, and judge whether it grows
+soak: ## run a gateway under a mixed load for SOAK (default 60m), with and without the race detector, and judge whether it grows
 	@scripts/packages.sh test
 	@SOAK=$${SOAK:-60m} scripts/test.sh soak
 

@@ -36,6 +36,7 @@ type gateway struct {
 
 // options are what differs between gateways.
 type options struct {
+	binary    string // empty: program.binary
 	tokens    int
 	isolation string
 	branch    time.Duration // the life of a branch key
@@ -53,9 +54,12 @@ const (
 // newGateway makes all that a gateway needs, and starts it.
 func newGateway(t *testing.T, o options) *gateway {
 	t.Helper()
+	if o.binary == "" {
+		o.binary = program.binary
+	}
 	g := &gateway{t: t, dir: t.TempDir(), options: o}
 	if *keep != "" {
-		g.dir = filepath.Join(*keep, t.Name())
+		g.dir = filepath.Join(*keep, t.Name()+"-"+filepath.Base(o.binary))
 		check(t, os.MkdirAll(*keep, 0o700))
 		check(t, os.Mkdir(g.dir, 0o700))
 	}
@@ -128,7 +132,7 @@ func policies(list bool) string {
 }
 
 func (g *gateway) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(program.binary, append(args, "--config", "config.yaml")...)
+	cmd := exec.Command(g.options.binary, append(args, "--config", "config.yaml")...)
 	cmd.Dir = g.dir
 	// The races of the program go to files race.PID: the log is for its own lines.
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0 halt_on_error=0 log_path="+g.path("race"), softhsm.ConfEnv+"="+g.conf)

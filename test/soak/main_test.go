@@ -20,7 +20,7 @@ var (
 	soakRate   = flag.Float64("soak.rate", 100, "operations a second")
 	tokens     = flag.Int("soak.tokens", 1, "how many tokens the root has: copies of one, as a vendor's cloning makes them")
 	isolation  = flag.String("soak.isolation", "", "root.pkcs11.isolation of the gateway: where the module runs; empty: not set")
-	race       = flag.Bool("soak.race", true, "build the program with the race detector")
+	builds     = flag.String("soak.builds", "race,plain", "which builds of the program the load runs on, at the same time: race, with the race detector, and plain, whose memory is judged")
 	reportFile = flag.String("soak.report", "", "append the table and the verdict to this `FILE`, in Markdown")
 	keep       = flag.String("soak.dir", "", "work in this `DIRECTORY`, which must not exist, and keep it: logs, configuration, reports of races")
 )
@@ -32,7 +32,8 @@ var identities = []string{"admin", "toggle", "app-0", "app-1", "app-2", "app-3"}
 // program is what all tests run, and who its clients are.
 var program struct {
 	dir     string
-	binary  string
+	binary  string // the one with the race detector
+	plain   string // the one without
 	ids     map[string]string
 	clients map[string]tls.Certificate
 	roots   *x509.CertPool
@@ -48,18 +49,20 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// setUp builds the program and has it make the certificates.
+// setUp builds the program, twice, and has it make the certificates.
 func setUp(m *testing.M) (int, error) {
 	dir, err := os.MkdirTemp("", "keygate-soak-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	program.dir, program.binary = dir, filepath.Join(dir, "keygate")
-	build := exec.Command("go", "build", fmt.Sprintf("-race=%v", *race), "-o", program.binary, "../../cmd/keygate")
-	build.Env = append(os.Environ(), "GODEBUG=") // that of the tests is not for the go command
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build: %w: %s", err, out)
+	program.dir, program.binary, program.plain = dir, filepath.Join(dir, "keygate"), filepath.Join(dir, "keygate-plain")
+	for path, race := range map[string]string{program.binary: "-race=true", program.plain: "-race=false"} {
+		build := exec.Command("go", "build", race, "-o", path, "../../cmd/keygate")
+		build.Env = append(os.Environ(), "GODEBUG=") // that of the tests is not for the go command
+		if out, err := build.CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("build: %w: %s", err, out)
+		}
 	}
 	if err := makeCertificates(); err != nil {
 		return 0, err
