@@ -13,6 +13,7 @@ type op struct {
 	handle  []byte      // of the key to use or to destroy; nil: none, or the record key
 	purpose kms.Purpose // of the key to make or to use; zero: no key of a handle is used
 	id      kms.KeyID   // of the key to make
+	number  kekID       // of the key to make, if it is one in the token; see resident.go
 	a, b    []byte      // plaintext, ciphertext, message or key to import; additional data
 	size    int         // random bytes to make
 	once    bool        // one try, without a wait for a connection: there is another token
@@ -39,7 +40,7 @@ func (o *op) slow() bool { return o.kind == opNewKey }
 func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 	switch o.kind {
 	case opNewKey:
-		h, err := s.newKey(o.id, o.purpose, a)
+		h, err := s.makeKey(o, a)
 		if err != nil {
 			return nil, err
 		}
