@@ -71,7 +71,7 @@ func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *lin
 		return nil, err
 	}
 	if t.cfg.Residency == residencyToken {
-		l.flags = pkcs11.CKF_RW_SESSION // keys are made and destroyed in the token
+		l.keeps, l.flags = true, pkcs11.CKF_RW_SESSION // keys are made and destroyed in the token
 	}
 	if l.anchor, err = l.open(flags); err != nil {
 		return nil, err

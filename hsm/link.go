@@ -20,6 +20,7 @@ type link struct {
 	slot   uint
 	token  TokenInfo
 	flags  uint     // of all sessions
+	keeps  bool     // residency: token
 	accept []string // the rules that the operator said may be broken
 	broke  []string // those that are, with what that means
 	limit  int      // of loaded keys

@@ -107,6 +107,9 @@ func (s session) canary() error {
 	if s.link.probe == nil {
 		return errStale
 	}
+	if s.link.probe.handle.wrapping == inToken {
+		return s.verify(s.link.probe.object, s.link.probe.handle)
+	}
 	object, err := s.tryLoad(s.link.probe.handle)
 	if err != nil {
 		return err

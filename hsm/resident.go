@@ -320,3 +320,34 @@ func (m *module) changeObjects(ctx context.Context) (letGo func(), err error) {
 		return nil, waited(ctx, "wait for others that make or destroy keys in the token")
 	}
 }
+
+// makeAnyProbe makes the link's own key as one that is wrapped. If the token does
+// not wrap, or has no key be extractable, and need not, since keys stay in it, the
+// key is one that is never wrapped.
+func (s session) makeAnyProbe() error {
+	if s.link.wrap.chosen != 0 {
+		err := s.makeProbe()
+		if c, ok := classOf(err); !s.link.keeps || !ok || c != requestFault {
+			return err
+		}
+	}
+	s.link.wrap.note = "the token wraps no key, so only keys that stay in the token can be used"
+	return s.makeInnerProbe()
+}
+
+// makeInnerProbe makes the link's own key as a session object that is never
+// extractable.
+func (s session) makeInnerProbe() error {
+	h := keyHandle{wrapping: inToken, purpose: kms.Encryption}
+	rand.Read(h.id[:])
+	template := append(keyTemplate(h.purpose, false), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize))
+	object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, template)
+	if err != nil {
+		return answered("C_GenerateKey", err)
+	}
+	if h.check, err = s.checkOf(object, h); err != nil {
+		return err
+	}
+	s.link.probe = &loaded{link: s.link, object: object, handle: h}
+	return s.canary()
+}

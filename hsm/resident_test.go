@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -267,4 +269,47 @@ func TestNSSKeepsKeys(t *testing.T) {
 	again := hsmtest.Open(t, cfg)
 	_, err = again.Decrypt(t.Context(), made, ciphertext, nil)
 	ok(t, err)
+}
+
+// Tokens that have no key be extractable, and so wrap none, are what keys in the
+// token are for.
+func TestHS23_ATokenThatWrapsNoKey(t *testing.T) {
+	for name, refuse := range map[string]func(*shim){
+		"no wrapping": func(s *shim) {
+			s.hide(pkcs11.CKM_AES_KEY_WRAP)
+			s.fail("C_WrapKey", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: forever})
+		},
+		"no extractable keys": func(s *shim) { s.fail("C_WrapKey", fault{code: pkcs11.CKR_KEY_NOT_WRAPPABLE, times: forever}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, cfg := shimmed(t)
+			refuse(s)
+			is(t, refused(t, cfg), kms.ErrUnsupported)
+			cfg.Residency = "token"
+			var log bytes.Buffer
+			r, err := hsm.Open(t.Context(), cfg, slog.New(slog.NewTextHandler(&log, nil)))
+			ok(t, err)
+			defer func() { ok(t, r.Close()) }()
+			handle := newKey(t, r, kms.Encryption)
+			ciphertext, err := r.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
+			ok(t, err)
+			ciphertext[12] ^= 1
+			_, err = r.Decrypt(t.Context(), handle, ciphertext, nil)
+			is(t, err, kms.ErrCiphertext)
+			ok(t, r.DestroyKey(t.Context(), handle))
+			_, err = r.Encrypt(t.Context(), handle, nil, nil)
+			is(t, err, kms.ErrCorrupt)
+			s.fail("C_Sign", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 1}) // another link
+			ok(t, r.Status(t.Context()))
+			newKey(t, r, kms.Authentication)
+			report, err := hsm.Examine(t.Context(), cfg, hsm.Examination{Latencies: true})
+			ok(t, err)
+			if !report.OK || len(report.Latencies) == 0 {
+				t.Errorf("the doctor says %+v", report)
+			}
+			if !strings.Contains(log.String(), "WARN") || !strings.Contains(log.String(), "only keys that stay in the token can be used") {
+				t.Errorf("the log is %q", log.String())
+			}
+		})
+	}
 }

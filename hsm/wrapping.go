@@ -129,6 +129,9 @@ func (s session) chooseWrapping(c Config) (Check, error) {
 		}
 		return Check{What: "wrapping", Found: found, OK: true}, nil
 	}
+	if c.Residency == residencyToken && c.Wrapping == "" {
+		return Check{What: "wrapping", Found: "none: only keys that stay in the token can be used", OK: true}, nil
+	}
 	return Check{What: "wrapping", Found: "missing", err: kms.ErrUnsupported,
 		Why: fmt.Sprintf("the token has no mechanism for %s (%s)", strings.Join(missing, ", "), strings.Join(wrappingMechanisms(c.Wrapping), ", "))}, nil
 }
