@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -10,13 +11,14 @@ import (
 // a socket. Every op may be repeated: a key that is made twice is lost once.
 type op struct {
 	kind    opKind
-	handle  []byte      // of the key to use or to destroy; nil: none, or the record key
-	purpose kms.Purpose // of the key to make or to use; zero: no key of a handle is used
-	id      kms.KeyID   // of the key to make
-	number  kekID       // of the key to make, if it is one in the token; see resident.go
-	a, b    []byte      // plaintext, ciphertext, message or key to import; additional data
-	size    int         // random bytes to make
-	once    bool        // one try, without a wait for a connection: there is another token
+	handle  []byte       // of the key to use or to destroy; nil: none, or the record key
+	purpose kms.Purpose  // of the key to make or to use; zero: no key of a handle is used
+	id      kms.KeyID    // of the key to make
+	number  kekID        // of the key to make, if it is one in the token; see resident.go
+	begun   *atomic.Bool // set when a try begins to make it there
+	a, b    []byte       // plaintext, ciphertext, message or key to import; additional data
+	size    int          // random bytes to make
+	once    bool         // one try, without a wait for a connection: there is another token
 }
 
 type opKind uint8

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -53,20 +54,24 @@ func (c Config) newNumber() (number kekID) {
 	return number
 }
 
-// numbered returns o, with a number if it makes a key that is to be in the token
-// and has none: then no key is wrapped where none is to be.
+// numbered returns o or, if it makes a key that is to be in the token, a copy for
+// all its tries. It has a number then: no key is wrapped where none is to be.
 func (t *token) numbered(o *op) *op {
-	if o.kind != opNewKey || o.resident() || t.cfg.Residency != residencyToken {
+	if o.kind != opNewKey || t.cfg.Residency != residencyToken && !o.resident() {
 		return o
 	}
 	mine := *o
-	mine.number = t.cfg.newNumber()
+	mine.begun = new(atomic.Bool)
+	if !o.resident() {
+		mine.number = t.cfg.newNumber()
+	}
 	return &mine
 }
 
 // makeKey makes the key of o and returns its handle.
 func (s session) makeKey(o *op, imported []byte) (keyHandle, error) {
 	if o.resident() {
+		o.begun.Store(true)
 		return s.newResident(keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}, imported)
 	}
 	return s.newKey(o.id, o.purpose, imported)
@@ -288,7 +293,7 @@ const cleanTries = 5
 // cleanUp destroys in the background what a failed op, or one whose caller had
 // left, may have made in the token: its number is nobody else's.
 func (t *token) cleanUp(o *op) {
-	if !o.resident() {
+	if !o.resident() || !o.begun.Load() {
 		return
 	}
 	h := keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}
