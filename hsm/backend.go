@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -31,7 +32,11 @@ type token struct {
 	keeper *pool // for calls with a loader
 	link   atomic.Pointer[link]
 	repair repair
-	count  counters
+
+	// Keys that are destroyed since nobody has them; see cleanUp.
+	late    sync.WaitGroup
+	closing chan struct{}
+	count   counters
 
 	finalTry bool        // log in even where one wrong PIN more locks the token
 	accepted acceptedPIN // the one that it took last
@@ -46,7 +51,7 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	if err != nil {
 		return nil, err
 	}
-	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same}
+	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same, closing: make(chan struct{})}
 	l, err := t.connected(ctx)
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
@@ -71,8 +76,12 @@ func (t *token) do(ctx context.Context, o *op) ([]byte, error) {
 // destroyKey takes the key of a handle out of the token if it is loaded there. The
 // handle is the only other place that holds it.
 func (t *token) destroyKey(ctx context.Context, handle []byte) error {
-	if _, err := parseHandle(handle); err != nil {
+	h, err := parseHandle(handle)
+	if err != nil {
 		return err
+	}
+	if h.wrapping == inToken {
+		return t.destroyResident(ctx, handle, h)
 	}
 	l := t.link.Load()
 	if !l.usable() {
@@ -86,7 +95,7 @@ func (t *token) destroyKey(ctx context.Context, handle []byte) error {
 	k.done()
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
-	_, err := call(ctx, t.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
+	_, err = call(ctx, t.keeper, task[struct{}]{run: func(*worker) (struct{}, error) {
 		return struct{}{}, l.onLoader(ctx, func(s session) error { s.destroyDoomed(); return nil })
 	}})
 	return err
@@ -102,8 +111,10 @@ func (t *token) info() TokenInfo {
 // close closes the sessions and, if no other token uses it, finalizes the module.
 // It leaves calls that hang, and the module with them, alone.
 func (t *token) close() error {
+	close(t.closing)
 	t.repair.stop()
 	err := errors.Join(t.pool.close(), t.keeper.close())
+	t.late.Wait()
 	patience := t.cfg.Timeout
 	if err != nil {
 		patience = 0

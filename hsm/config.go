@@ -66,6 +66,11 @@ type Config struct {
 	// these that it has. Keys that were wrapped in another way can be used as long
 	// as the token has that, too.
 	Wrapping string `yaml:"wrapping,omitempty"`
+	// Residency says where new keys are: "wrapped", the default, by the KEK, in their
+	// records, so that any token with the KEK can load them; or "token": each is an
+	// object of the one token that it was made in, and never leaves it. Keys of
+	// either kind can be used whatever it says.
+	Residency string `yaml:"residency,omitempty"`
 	// Accept names rules for the root keys that the token cannot keep: CKA_LOCAL,
 	// CKA_UNWRAP_TEMPLATE or both. One that is broken is logged at each start.
 	// Default none: such a token is refused.
@@ -180,6 +185,8 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Timeout >= time.Millisecond && (c.Queue.Wait < time.Millisecond || c.Queue.Wait > c.Timeout), "queue.wait: %v is not from 1ms to the timeout, %v", c.Queue.Wait, c.Timeout)
 	refuse(c.IV != "host", "iv: %q is not supported, only host", c.IV)
 	refuse(c.Wrapping != "" && !slices.Contains(wrappingNames(), c.Wrapping), "wrapping: %q is none of %s", c.Wrapping, strings.Join(wrappingNames(), ", "))
+	refuse(c.Residency != "" && c.Residency != residencyWrapped && c.Residency != residencyToken, "residency: %q is neither %s nor %s", c.Residency, residencyWrapped, residencyToken)
+	refuse(c.Residency == residencyToken && len(c.Tokens) > 1, "residency: keys of residency token are in the one token that made them, so the others of tokens could not use them")
 	for _, rule := range c.Accept {
 		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
 	}

@@ -27,6 +27,10 @@ func TestConfigIsChecked(t *testing.T) {
 		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = -time.Second }},
 		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = c.Timeout + time.Hour }},
 		{"iv", func(c *hsm.Config) { c.IV = "token" }},
+		{`residency: "hsm" is neither wrapped nor token`, func(c *hsm.Config) { c.Residency = "hsm" }},
+		{"residency: keys of residency token are in the one token", func(c *hsm.Config) {
+			c.Residency, c.Token, c.Tokens = "token", "", []hsm.TokenConfig{{Token: "a"}, {Token: "b"}}
+		}},
 		{`"aes-cbc-pad" is none of aes-kw, aes-kwp, aes-gcm`, func(c *hsm.Config) { c.Wrapping = "aes-cbc-pad" }},
 	} {
 		c := good

@@ -70,6 +70,9 @@ func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *lin
 	if l.slot, l.token, err = findToken(t.module, t.wanted()); err != nil {
 		return nil, err
 	}
+	if t.cfg.Residency == residencyToken {
+		l.keeps, l.flags = true, pkcs11.CKF_RW_SESSION // keys are made and destroyed in the token
+	}
 	if l.anchor, err = l.open(flags); err != nil {
 		return nil, err
 	}

@@ -14,13 +14,21 @@
 #define CKA_CLASS 0x000UL
 #define CKA_TOKEN 0x001UL
 #define CKA_PRIVATE 0x002UL
+#define CKA_LABEL 0x003UL
 #define CKA_VALUE 0x011UL
 #define CKA_KEY_TYPE 0x100UL
 #define CKA_SENSITIVE 0x103UL
+#define CKA_ID 0x102UL
 #define CKA_ENCRYPT 0x104UL
 #define CKA_DECRYPT 0x105UL
+#define CKA_WRAP 0x106UL
+#define CKA_UNWRAP 0x107UL
 #define CKA_SIGN 0x108UL
+#define CKA_VERIFY 0x10AUL
+#define CKA_DERIVE 0x10CUL
 #define CKA_EXTRACTABLE 0x162UL
+#define CKA_MODIFIABLE 0x170UL
+#define CKA_COPYABLE 0x171UL
 
 #define CKM_SHA256_HMAC 0x251UL
 #define CKM_AES_GCM 0x1087UL
@@ -94,22 +102,41 @@ struct kg_result kg_wrap(struct ck_functions *f, ck_ulong session, ck_ulong mech
 	return r;
 }
 
-/* kg_import makes a session object of the caller's key that can do nothing but
- * be wrapped and, so that its check can be made, be used. */
-struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len)
+/* kg_import makes an object of the caller's key. Without an id it is a session
+ * object that can do nothing but be wrapped and, so that its check can be made,
+ * be used. With one it is an object of the token, which is not extractable;
+ * copyable says that the token knows CKA_COPYABLE. */
+struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len, ck_byte *id,
+			   ck_ulong id_len, ck_byte *label, ck_ulong label_len, int copyable)
 {
 	ck_ulong class = CKO_SECRET_KEY, type = aes ? CKK_AES : CKK_GENERIC_SECRET;
 	ck_byte yes = 1, no = 0;
+	int resident = id_len > 0;
 	struct ck_attribute template[] = {
-		{CKA_CLASS, &class, sizeof class},   {CKA_KEY_TYPE, &type, sizeof type},
-		{CKA_TOKEN, &no, sizeof no},         {CKA_PRIVATE, &yes, sizeof yes},
-		{CKA_SENSITIVE, &yes, sizeof yes},   {CKA_EXTRACTABLE, &yes, sizeof yes},
-		{CKA_ENCRYPT, aes ? &yes : &no, 1},  {CKA_DECRYPT, aes ? &yes : &no, 1},
-		{CKA_SIGN, aes ? &no : &yes, 1},     {CKA_VALUE, key, key_len},
+		{CKA_CLASS, &class, sizeof class},
+		{CKA_KEY_TYPE, &type, sizeof type},
+		{CKA_TOKEN, resident ? &yes : &no, 1},
+		{CKA_PRIVATE, &yes, sizeof yes},
+		{CKA_SENSITIVE, &yes, sizeof yes},
+		{CKA_EXTRACTABLE, resident ? &no : &yes, 1},
+		{CKA_ENCRYPT, aes ? &yes : &no, 1},
+		{CKA_DECRYPT, aes ? &yes : &no, 1},
+		{CKA_SIGN, aes ? &no : &yes, 1},
+		{CKA_VALUE, key, key_len},
+		/* of an object of the token only */
+		{CKA_ID, id, id_len},
+		{CKA_LABEL, label, label_len},
+		{CKA_VERIFY, &no, sizeof no},
+		{CKA_WRAP, &no, sizeof no},
+		{CKA_UNWRAP, &no, sizeof no},
+		{CKA_DERIVE, &no, sizeof no},
+		{CKA_MODIFIABLE, &no, sizeof no},
+		{CKA_COPYABLE, &no, sizeof no},
 	};
+	ck_ulong all = sizeof template / sizeof template[0];
 	struct kg_result r = {0, 0, 0};
 
-	r.rv = f->create_object(session, template, sizeof template / sizeof template[0], &r.len);
+	r.rv = f->create_object(session, template, resident ? all - !copyable : 10, &r.len);
 	return r;
 }
 

@@ -73,14 +73,23 @@ func (f functions) wrapKey(s pkcs11.SessionHandle, mechanism uint, kek, key pkcs
 	return f.outcome([2]function{fnWrapKey, fnWrapKey}, e, r, len(out))
 }
 
-// importKey makes a session object of the bytes of key.
-func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte) (pkcs11.ObjectHandle, error) {
-	kind := C.int(0)
+// importKey makes an object of the bytes of key: a session object without a name,
+// or one of the token that is called so.
+func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte, name *residentName) (pkcs11.ObjectHandle, error) {
+	kind, copyable := C.int(0), C.int(0)
 	if aes {
 		kind = 1
 	}
+	var id, label []byte
+	if name != nil {
+		id, label = name.id, []byte(name.label)
+		if name.copyable {
+			copyable = 1
+		}
+	}
 	e := f.book.enter(fnCreateObject)
-	r := C.kg_import(f.list, C.ck_ulong(s), kind, pointer(key), C.ck_ulong(len(key)))
+	r := C.kg_import(f.list, C.ck_ulong(s), kind, pointer(key), C.ck_ulong(len(key)), pointer(id), C.ck_ulong(len(id)),
+		pointer(label), C.ck_ulong(len(label)), copyable)
 	e.ended(uint(r.rv))
 	return pkcs11.ObjectHandle(r.len), failed("C_CreateObject", uint(r.rv))
 }

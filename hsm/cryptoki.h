@@ -82,7 +82,8 @@ struct kg_result kg_gcm(struct ck_functions *f, int encrypt, ck_ulong session, c
 			ck_byte *aad, ck_ulong aad_len, ck_byte *in, ck_ulong in_len, ck_byte *out, ck_ulong out_len);
 struct kg_result kg_hmac(struct ck_functions *f, ck_ulong session, ck_ulong key, ck_byte *in, ck_ulong in_len, ck_byte *out,
 			 ck_ulong out_len);
-struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len);
+struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck_byte *key, ck_ulong key_len, ck_byte *id,
+			   ck_ulong id_len, ck_byte *label, ck_ulong label_len, int copyable);
 struct kg_result kg_wrap(struct ck_functions *f, ck_ulong session, ck_ulong mechanism, ck_ulong kek, ck_ulong key, ck_byte *iv,
 			 ck_ulong iv_len, ck_byte *aad, ck_ulong aad_len, ck_byte *out, ck_ulong out_len);
 ck_ulong kg_login(struct ck_functions *f, ck_ulong session, ck_byte *pin, ck_ulong pin_len);

@@ -16,7 +16,8 @@ type Report struct {
 	Mechanisms []Mechanism   `json:"mechanisms,omitempty"`
 	Checks     []Check       `json:"checks"`
 	Latencies  []Latency     `json:"latencies,omitempty"`
-	OK         bool          `json:"ok"` // Open would take the token
+	Keys       []ResidentKey `json:"keys,omitempty"` // master keys in the token
+	OK         bool          `json:"ok"`             // Open would take the token
 }
 
 // An Examination is how thoroughly Examine looks.
@@ -107,6 +108,9 @@ func (t *token) report(ctx context.Context, report *Report, how Examination) err
 		report.Checks = append(report.Checks, l.anchor.probe()...)
 	}
 	report.OK = refused(report.Checks) == nil
+	if report.Keys, err = l.anchor.residentKeys(); err != nil {
+		return err
+	}
 	if report.OK && how.Latencies {
 		report.Latencies, err = l.anchor.latencies(ctx)
 	}

@@ -82,6 +82,9 @@ func (g *group) opened() error {
 // do does o in a token that works and, if that fails as another token might not,
 // once more in another.
 func (g *group) do(ctx context.Context, o op) ([]byte, error) {
+	if len(g.members) > 1 && isResident(o.handle) {
+		return nil, errInOneToken
+	}
 	first, second := g.pick()
 	if second == nil {
 		return first.do(ctx, &o)
@@ -142,7 +145,7 @@ func (g *group) pick() (first, second *member) {
 func (g *group) destroy(ctx context.Context, handle []byte) error {
 	var errs []error
 	for _, m := range g.members {
-		if _, err := m.do(ctx, &op{kind: opDestroy, handle: handle}); err != nil && (len(g.members) == 1 || m.works()) {
+		if _, err := m.do(ctx, &op{kind: opDestroy, handle: handle}); err != nil && (len(g.members) == 1 || m.works() || isResident(handle)) {
 			errs = append(errs, err)
 		}
 	}

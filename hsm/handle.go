@@ -29,7 +29,7 @@ type keyHandle struct {
 	wrapping wrapping
 	purpose  kms.Purpose
 	id       kms.KeyID
-	kek      kekID // or the number of a key in the token
+	kek      kekID // or the number of a key in the token: see resident.go
 	wrapped  []byte
 	check    []byte
 }
@@ -93,8 +93,8 @@ func readHandle(b []byte) (h keyHandle, err error) {
 		return h, fmt.Errorf("unknown format %d", b[0])
 	}
 	h.wrapping = wrapping(b[1])
-	size := h.wrapping.size()
-	if size == 0 {
+	size, known := h.wrapping.size()
+	if !known {
 		return h, fmt.Errorf("unknown wrapping %d", b[1])
 	}
 	h.purpose = kms.Purpose(b[2])

@@ -83,7 +83,7 @@ func (r *Root) makeKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, i
 	if purpose != kms.Encryption && purpose != kms.Authentication {
 		return nil, fmt.Errorf("hsm: purpose %d: %w", purpose, kms.ErrUnsupported)
 	}
-	return r.group.do(ctx, op{kind: opNewKey, id: id, purpose: purpose, a: imported})
+	return r.group.do(ctx, op{kind: opNewKey, id: id, number: r.cfg.newNumber(), purpose: purpose, a: imported})
 }
 
 // Encrypt encrypts in the token, with AES-256-GCM and a random IV of this
@@ -134,7 +134,7 @@ func (r *Root) Random(ctx context.Context, b []byte) error {
 }
 
 // DestroyKey takes the key out of every token where it is loaded. The handle is
-// the only other place that holds it. It returns ErrCorrupt if handle is not one
+// the only other place that holds it; a key of residency token is destroyed. It returns ErrCorrupt if handle is not one
 // of a root over PKCS#11.
 func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
 	if _, err := parseHandle(handle); err != nil {

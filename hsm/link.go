@@ -19,6 +19,8 @@ type link struct {
 	gen    uint64 // the module's initialisation that all handles belong to
 	slot   uint
 	token  TokenInfo
+	flags  uint     // of all sessions
+	keeps  bool     // residency: token
 	accept []string // the rules that the operator said may be broken
 	broke  []string // those that are, with what that means
 	limit  int      // of loaded keys

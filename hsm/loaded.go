@@ -42,7 +42,7 @@ func (k *loaded) done() {
 	defer l.mu.Unlock()
 	k.uses--
 	if k.evicted && k.uses == 0 {
-		l.doomed = append(l.doomed, k.object)
+		k.doomLocked()
 	}
 	if l.users--; l.users == 0 && l.retired {
 		go l.close()
@@ -102,7 +102,14 @@ func (l *link) evictLocked(k *loaded) {
 	}
 	k.evicted = true
 	if k.uses == 0 {
-		l.doomed = append(l.doomed, k.object)
+		k.doomLocked()
+	}
+}
+
+// doomLocked has the object of k destroyed, unless it is that of the token.
+func (k *loaded) doomLocked() {
+	if k.handle.wrapping != inToken {
+		k.link.doomed = append(k.link.doomed, k.object)
 	}
 }
 

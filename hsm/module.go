@@ -25,12 +25,13 @@ type module struct {
 // (PKCS#11 v2.40 5.4), so all modules of the same one share it, and the last to be
 // released finalizes it.
 type sharedModule struct {
-	path  string
-	args  string
-	raw   *pkcs11.Ctx
-	table functions
-	refs  int  // under modules.mu
-	guest bool // another part of the process initialised it, and so finalizes it
+	path     string
+	args     string
+	raw      *pkcs11.Ctx
+	table    functions
+	refs     int           // under modules.mu
+	changing chan struct{} // has room for one that makes or destroys objects
+	guest    bool          // another part of the process initialised it, and so finalizes it
 
 	mu   sync.Mutex
 	gen  atomic.Uint64 // counts initialisations; whatever has a handle of an older one is stale; set under mu
@@ -62,7 +63,7 @@ func useModule(path, args string) (*module, error) {
 		l.refs++
 		return newModule(l), nil
 	}
-	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, refs: 1})
+	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, changing: make(chan struct{}, 1), refs: 1})
 	m.gen.Store(1)
 	if err := m.initialize(); err != nil {
 		ctx.Destroy()

@@ -42,7 +42,7 @@ func (s session) create(purpose kms.Purpose, imported []byte) (object pkcs11.Obj
 
 func (s session) createObject(purpose kms.Purpose, imported []byte) (pkcs11.ObjectHandle, error) {
 	if imported != nil {
-		return s.link.module.importKey(s.handle, purpose == kms.Encryption, imported)
+		return s.link.module.importKey(s.handle, purpose == kms.Encryption, imported, nil)
 	}
 	mechanism, template := uint(pkcs11.CKM_AES_KEY_GEN), keyTemplate(purpose, true)
 	if purpose == kms.Authentication {
@@ -76,6 +76,9 @@ func (s session) unwrapAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, e
 
 // load returns an object that is the key of h and has been used once.
 func (s session) load(h keyHandle) (pkcs11.ObjectHandle, error) {
+	if h.wrapping == inToken {
+		return s.loadResident(h)
+	}
 	if _, err := s.link.kekOf(h); err != nil {
 		return 0, err
 	}
@@ -103,6 +106,9 @@ func (s session) tryLoad(h keyHandle) (pkcs11.ObjectHandle, error) {
 func (s session) canary() error {
 	if s.link.probe == nil {
 		return errStale
+	}
+	if s.link.probe.handle.wrapping == inToken {
+		return s.verify(s.link.probe.object, s.link.probe.handle)
 	}
 	object, err := s.tryLoad(s.link.probe.handle)
 	if err != nil {

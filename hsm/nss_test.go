@@ -52,6 +52,9 @@ func TestNSSWraps(t *testing.T) {
 				t.Errorf("mechanism 0x%x: %v, %v", test.mechanism, right, err)
 			}
 		}
+		if same, err := c.AnswersAs(pkcs11.CKM_AES_KEY_WRAP_PAD, hsm.AnswerKWP); err != nil || same {
+			t.Errorf("CKM_AES_KEY_WRAP_PAD is RFC 5649 in NSS, which docs/hsm.md denies: %v, %v", same, err)
+		}
 	}))
 	cfg.Wrapping = "aes-gcm"
 	says(t, refused(t, cfg), "no mechanism for aes-gcm")

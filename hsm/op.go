@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -10,12 +11,14 @@ import (
 // a socket. Every op may be repeated: a key that is made twice is lost once.
 type op struct {
 	kind    opKind
-	handle  []byte      // of the key to use or to destroy; nil: none, or the record key
-	purpose kms.Purpose // of the key to make or to use; zero: no key of a handle is used
-	id      kms.KeyID   // of the key to make
-	a, b    []byte      // plaintext, ciphertext, message or key to import; additional data
-	size    int         // random bytes to make
-	once    bool        // one try, without a wait for a connection: there is another token
+	handle  []byte       // of the key to use or to destroy; nil: none, or the record key
+	purpose kms.Purpose  // of the key to make or to use; zero: no key of a handle is used
+	id      kms.KeyID    // of the key to make
+	number  kekID        // of the key to make, if it is one in the token; see resident.go
+	begun   *atomic.Bool // set when a try begins to make it there
+	a, b    []byte       // plaintext, ciphertext, message or key to import; additional data
+	size    int          // random bytes to make
+	once    bool         // one try, without a wait for a connection: there is another token
 }
 
 type opKind uint8
@@ -39,7 +42,7 @@ func (o *op) slow() bool { return o.kind == opNewKey }
 func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 	switch o.kind {
 	case opNewKey:
-		h, err := s.newKey(o.id, o.purpose, a)
+		h, err := s.makeKey(o, a)
 		if err != nil {
 			return nil, err
 		}

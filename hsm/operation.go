@@ -13,6 +13,7 @@ import (
 // run does o. After a fault that another session may cure it tries once more, and
 // once more after that if the connection has been lost meanwhile.
 func (t *token) run(ctx context.Context, o *op) ([]byte, error) {
+	o = t.numbered(o)
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(t.cfg.Timeout))
 	defer w.Stop()
@@ -26,6 +27,7 @@ func (t *token) run(ctx context.Context, o *op) ([]byte, error) {
 	}
 	if err != nil {
 		t.count.errors.Add(1)
+		t.cleanUp(o)
 	}
 	return result, err
 }
@@ -38,6 +40,13 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	letGo := func() {}
+	if o.resident() {
+		if letGo, err = t.module.changeObjects(ctx); err != nil {
+			k.done()
+			return nil, err
+		}
+	}
 	a, b, own := copies(o.a, o.b)
 	mine := *o // o's slices are the caller's, who may leave before the call ends
 	mine.handle, mine.a, mine.b = nil, nil, nil
@@ -45,9 +54,9 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 		run: func(w *worker) ([]byte, error) {
 			return onSession(ctx, w, k.link, func(s session) ([]byte, error) { return s.perform(&mine, k, a, b) })
 		},
-		discard: func(late []byte) { clear(late) },
+		discard: func(late []byte) { t.cleanUp(&mine); clear(late) },
 		slow:    o.slow(),
-		end:     func() { clear(own); k.done() },
+		end:     func() { clear(own); k.done(); letGo() },
 	})
 	if err != nil {
 		t.react(ctx, k, err, again)

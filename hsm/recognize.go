@@ -13,7 +13,7 @@ import (
 // initialised anew, or a wrong one, may have keys with the same labels. It holds no
 // secret: a key that nothing uses, wrapped, and a MAC of a constant.
 type memory struct {
-	Probe  []byte `json:"probe"`  // a key handle, wrapped by the KEK
+	Probe  []byte `json:"probe"`  // a key handle, wrapped by the KEK if the token wraps
 	Record []byte `json:"record"` // by the record key
 }
 
@@ -66,6 +66,9 @@ func (s session) recognize(before, now memory) error {
 	h, err := parseHandle(before.Probe)
 	if err != nil {
 		return err
+	}
+	if h.wrapping == inToken {
+		return nil // the token wraps no key
 	}
 	object, err := s.load(h)
 	if errors.Is(err, kms.ErrCorrupt) {

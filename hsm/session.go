@@ -18,9 +18,10 @@ type session struct {
 	handle pkcs11.SessionHandle
 }
 
-// open opens a session of l, which is read-only unless flags say otherwise.
+// open opens a session of l, which is read-only unless flags or those of l say
+// otherwise.
 func (l *link) open(flags uint) (session, error) {
-	h, err := l.module.ctx.OpenSession(l.slot, pkcs11.CKF_SERIAL_SESSION|flags)
+	h, err := l.module.ctx.OpenSession(l.slot, pkcs11.CKF_SERIAL_SESSION|l.flags|flags)
 	if err != nil {
 		return session{}, answered("C_OpenSession", err)
 	}

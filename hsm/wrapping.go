@@ -19,6 +19,7 @@ const (
 	wrapKW  wrapping = 1 // AES-KEY-WRAP: RFC 3394, KW of NIST SP 800-38F 6.2
 	wrapKWP wrapping = 2 // AES-KEY-WRAP with padding: RFC 5649, KWP of NIST SP 800-38F 6.3
 	wrapGCM wrapping = 4 // AES-GCM: NIST SP 800-38D, with an IV and a tag
+	inToken wrapping = 7 // none: the key is an object of the one token that it was made in; see resident.go
 )
 
 // wrappings has all of them, in the order in which they are chosen where the
@@ -65,15 +66,15 @@ type wrapMechanism struct {
 	wraps bool
 }
 
-// size returns the bytes of a key that is wrapped so; zero says that w is no
+// size returns the bytes of a key that is wrapped so, and whether there is such a
 // wrapping.
-func (w wrapping) size() int {
+func (w wrapping) size() (n int, known bool) {
 	for _, known := range wrappings {
 		if known.code == w {
-			return known.size
+			return known.size, true
 		}
 	}
-	return 0
+	return 0, w == inToken
 }
 
 func (w wrapping) String() string {
@@ -81,6 +82,9 @@ func (w wrapping) String() string {
 		if known.code == w {
 			return known.name
 		}
+	}
+	if w == inToken {
+		return "residency token"
 	}
 	return fmt.Sprintf("wrapping %d", uint8(w))
 }
@@ -124,6 +128,9 @@ func (s session) chooseWrapping(c Config) (Check, error) {
 			found += "; the token does not have " + strings.Join(missing, ", ")
 		}
 		return Check{What: "wrapping", Found: found, OK: true}, nil
+	}
+	if c.Residency == residencyToken && c.Wrapping == "" {
+		return Check{What: "wrapping", Found: "none: only keys that stay in the token can be used", OK: true}, nil
 	}
 	return Check{What: "wrapping", Found: "missing", err: kms.ErrUnsupported,
 		Why: fmt.Sprintf("the token has no mechanism for %s (%s)", strings.Join(missing, ", "), strings.Join(wrappingMechanisms(c.Wrapping), ", "))}, nil
@@ -226,7 +233,8 @@ func (s session) wrapKey(h keyHandle, object pkcs11.ObjectHandle) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	wrapped, iv := make([]byte, h.wrapping.size()), []byte(nil)
+	size, _ := h.wrapping.size()
+	wrapped, iv := make([]byte, size), []byte(nil)
 	out := wrapped
 	if h.wrapping == wrapGCM {
 		iv, out = wrapped[:ivSize], wrapped[ivSize:]

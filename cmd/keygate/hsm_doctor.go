@@ -86,7 +86,7 @@ func printReports(out io.Writer, reports []hsm.Report, several, asJSON bool) err
 	}
 	for _, r := range reports {
 		// Each table has columns of its own.
-		for _, part := range []func(io.Writer, hsm.Report){describeWhat, describeMechanisms, describeChecks, describeLatencies, describeVerdict} {
+		for _, part := range []func(io.Writer, hsm.Report){describeWhat, describeMechanisms, describeChecks, describeLatencies, describeKeys, describeVerdict} {
 			if err := printResult(out, false, nil, func(w io.Writer) { part(w, r) }); err != nil {
 				return err
 			}
@@ -159,6 +159,16 @@ func seconds(s float64) string {
 		return d.Round(10 * time.Microsecond).String()
 	}
 	return d.Round(10 * time.Millisecond).String()
+}
+
+func describeKeys(w io.Writer, r hsm.Report) {
+	if len(r.Keys) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nkey in the token\tCKA_ID")
+	for _, k := range r.Keys {
+		fmt.Fprintf(w, "%s\t%s\n", k.ID, k.Object)
+	}
 }
 
 func describeVerdict(w io.Writer, r hsm.Report) {

@@ -1,0 +1,358 @@
+package hsm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/within"
+)
+
+// The values of Config.Residency.
+const (
+	residencyWrapped = "wrapped"
+	residencyToken   = "token"
+)
+
+// A resident key is an object of the token that was made there and never leaves
+// it. Its handle has the wrapping inToken and names the object: the CKA_ID is the
+// key id, of 16 bytes, and a random number, of 8, which is in the handle where
+// others have the CKA_ID of their KEK, since a named key has several keys of one
+// key id. The CKA_LABEL is "keygate-" and the key id in hex, for people.
+//
+// What is found by that name is used only if it is the key of the check.
+
+// objectID returns the CKA_ID of a resident key.
+func (h keyHandle) objectID() []byte { return append(h.id[:len(h.id):len(h.id)], h.kek[:]...) }
+
+const residentPrefix = "keygate-"
+
+func (h keyHandle) objectLabel() string { return residentPrefix + h.id.String() }
+
+// isResident reports whether a handle is that of a resident key.
+func isResident(handle []byte) bool {
+	return len(handle) > 1 && handle[0] == handleFormat && wrapping(handle[1]) == inToken
+}
+
+// errInOneToken is the answer where a resident key is asked of several tokens.
+var errInOneToken = fmt.Errorf("hsm: the key is in the one token that it was made in (residency: token), and root.pkcs11.tokens names several: %w", kms.ErrUnsupported)
+
+// newNumber returns the number of a resident key that is to be made, or none
+// where keys are wrapped. It is chosen once, however often the op is tried: each
+// try takes away what one before it may have left.
+func (c Config) newNumber() (number kekID) {
+	if c.Residency == residencyToken {
+		rand.Read(number[:])
+	}
+	return number
+}
+
+// numbered returns o or, if it makes a key that is to be in the token, a copy for
+// all its tries. It has a number then: no key is wrapped where none is to be.
+func (t *token) numbered(o *op) *op {
+	if o.kind != opNewKey || t.cfg.Residency != residencyToken && !o.resident() {
+		return o
+	}
+	mine := *o
+	mine.begun = new(atomic.Bool)
+	if !o.resident() {
+		mine.number = t.cfg.newNumber()
+	}
+	return &mine
+}
+
+// makeKey makes the key of o and returns its handle.
+func (s session) makeKey(o *op, imported []byte) (keyHandle, error) {
+	if o.resident() {
+		o.begun.Store(true)
+		return s.newResident(keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}, imported)
+	}
+	return s.newKey(o.id, o.purpose, imported)
+}
+
+// resident reports whether o makes an object in the token.
+func (o *op) resident() bool { return o.kind == opNewKey && o.number != kekID{} }
+
+// newResident makes the key that h names, or imports it, and returns h with its
+// check. The key has been found by its name and used once.
+func (s session) newResident(h keyHandle, imported []byte) (keyHandle, error) {
+	err := s.destroyResident(h)
+	if err == nil {
+		err = s.tryNewResident(&h, imported)
+	}
+	return h, err // what may have been made is destroyed by the next try, or by cleanUp
+}
+
+func (s session) tryNewResident(h *keyHandle, imported []byte) error {
+	object, err := s.createResident(*h, imported)
+	if err != nil {
+		return err
+	}
+	if err := s.staysInside(object, imported == nil); err != nil {
+		return err
+	}
+	if h.check, err = s.checkOf(object, *h); err != nil {
+		return err
+	}
+	_, err = s.findResident(*h)
+	return err
+}
+
+func (s session) createResident(h keyHandle, imported []byte) (object pkcs11.ObjectHandle, err error) {
+	known, err := s.knowsCopyable()
+	if err != nil {
+		return 0, err
+	}
+	if imported != nil {
+		object, err = s.link.module.importKey(s.handle, h.purpose == kms.Encryption, imported, &residentName{h.objectID(), h.objectLabel(), known})
+	} else {
+		mechanism := uint(pkcs11.CKM_AES_KEY_GEN)
+		if h.purpose == kms.Authentication {
+			mechanism = pkcs11.CKM_GENERIC_SECRET_KEY_GEN
+		}
+		object, err = s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, residentTemplate(h, known))
+		err = answered("C_GenerateKey", err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return object, s.link.isNew(object)
+}
+
+// A residentName is what an imported key is called in the token.
+type residentName struct {
+	id       []byte
+	label    string
+	copyable bool // the token knows CKA_COPYABLE, which is to be false
+}
+
+// residentTemplate is that of a master key for one purpose, in the token.
+func residentTemplate(h keyHandle, copyable bool) []*pkcs11.Attribute {
+	template := slices.DeleteFunc(keyTemplate(h.purpose, false), func(a *pkcs11.Attribute) bool { return a.Type == pkcs11.CKA_TOKEN })
+	template = append(template,
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, h.objectID()),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, h.objectLabel()),
+		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, false))
+	if copyable {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false))
+	}
+	return template
+}
+
+// knowsCopyable reports whether the token knows CKA_COPYABLE: it does if the
+// record key has it. To try it is no way to find out: what is made in the token
+// is not made twice.
+func (s session) knowsCopyable() (bool, error) {
+	_, err := s.attribute(s.link.recordKey.object, pkcs11.CKA_COPYABLE)
+	if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// staysInside returns ErrDenied if the token made a key that may leave it,
+// whatever was asked.
+func (s session) staysInside(object pkcs11.ObjectHandle, made bool) error {
+	rules := []rule{{pkcs11.CKA_TOKEN, "CKA_TOKEN", true, "it would be gone with the session", false},
+		{pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true, whyLeaves, false},
+		{pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false, whyLeaves, false}}
+	if made {
+		rules = append(rules, rule{pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true, whyMade, false})
+	}
+	var checks []Check
+	for _, r := range rules {
+		c, err := s.follows("new key", object, r)
+		if err != nil {
+			return err
+		}
+		checks = append(checks, c)
+	}
+	return refused(checks)
+}
+
+// errNoObject says that the token shows no object of that name. One that has lost
+// the login shows no private object, so it says nothing yet of the key.
+var errNoObject = fmt.Errorf("hsm: the token has no such key: %w", kms.ErrUnavailable)
+
+// loadResident returns the object of a resident key, which has been used once. It
+// is ErrCorrupt if the token works and has no such key, or another of its name.
+func (s session) loadResident(h keyHandle) (object pkcs11.ObjectHandle, err error) {
+	for range 2 {
+		object, err = settle(kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.findResident(h) })
+		if !errors.Is(err, errNoObject) {
+			return object, err
+		}
+		if canaryErr := s.canary(); canaryErr != nil {
+			return 0, errors.Join(err, canaryErr)
+		}
+	}
+	return 0, fmt.Errorf("hsm: key handle: token %q (serial number %s) has no key %x: it was destroyed, or is in another token: %w", s.link.token.Label, s.link.token.Serial, h.objectID(), kms.ErrCorrupt)
+}
+
+// findResident returns the object of h if it is the right key.
+func (s session) findResident(h keyHandle) (pkcs11.ObjectHandle, error) {
+	found, err := s.residents(h)
+	switch {
+	case err != nil:
+		return 0, err
+	case len(found) == 0:
+		return 0, errNoObject
+	case len(found) > 1:
+		return 0, fmt.Errorf("hsm: the token has more than one key %x: %w", h.objectID(), kms.ErrCorrupt)
+	}
+	return found[0], s.verify(found[0], h)
+}
+
+// residents returns the objects that have the name of h, at most a few.
+func (s session) residents(h keyHandle) ([]pkcs11.ObjectHandle, error) {
+	return s.find([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, h.objectID()),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, h.objectLabel()),
+	}, 4)
+}
+
+// destroyResident destroys what has the name of h and makes sure that nothing has
+// it any longer. The session can write.
+func (s session) destroyResident(h keyHandle) error {
+	found, err := s.residents(h)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	for _, object := range found {
+		if err := s.destroy(object); err != nil {
+			return err
+		}
+	}
+	if found, err = s.residents(h); err == nil && len(found) > 0 {
+		err = fmt.Errorf("hsm: the key %x was destroyed and is still in the token: %w", h.objectID(), kms.ErrUnavailable)
+	}
+	return err
+}
+
+// writable runs fn with a session of the same link that can change the token.
+func (s session) writable(fn func(session) error) error {
+	if s.link.flags&pkcs11.CKF_RW_SESSION != 0 {
+		return fn(s)
+	}
+	rw, err := s.link.open(pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return err
+	}
+	defer rw.abandon()
+	return fn(rw)
+}
+
+// destroy destroys a resident key. A call that used it meanwhile fails.
+func (t *token) destroyResident(ctx context.Context, handle []byte, h keyHandle) error {
+	w := new(within.Context)
+	w.Begin(ctx, time.Now().Add(t.cfg.Timeout))
+	defer w.Stop()
+	err := t.tryDestroyResident(w, handle, h)
+	if err != nil && repairable(err) && w.Err() == nil {
+		err = t.tryDestroyResident(w, handle, h)
+	}
+	return err
+}
+
+func (t *token) tryDestroyResident(ctx context.Context, handle []byte, h keyHandle) error {
+	l, err := t.linkFor(ctx, &op{kind: opDestroy})
+	if err != nil {
+		return err
+	}
+	if k := l.cached(handle); k != nil {
+		l.evict(k)
+		k.done()
+	}
+	letGo, err := t.module.changeObjects(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, t.keeper, task[struct{}]{end: letGo, slow: true, run: func(*worker) (struct{}, error) {
+		return struct{}{}, l.onLoader(ctx, func(s session) error {
+			return s.writable(func(rw session) error { return rw.destroyResident(h) })
+		})
+	}})
+	return err
+}
+
+// cleanTries is how often what an op left in the token is tried to be destroyed,
+// with lastPause between.
+const cleanTries = 5
+
+// cleanUp destroys in the background what a failed op, or one whose caller had
+// left, may have made in the token: its number is nobody else's.
+func (t *token) cleanUp(o *op) {
+	if !o.resident() || !o.begun.Load() {
+		return
+	}
+	h := keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}
+	t.late.Go(func() {
+		var err error
+		for range cleanTries {
+			if err = t.destroyResident(context.Background(), nil, h); err == nil {
+				return
+			}
+			select {
+			case <-time.After(lastPause):
+				continue
+			case <-t.closing:
+			}
+			break
+		}
+		t.log.Warn("hsm: a key that was not made may be in the token: keygate hsm doctor shows it", "object", fmt.Sprintf("%x", h.objectID()), "error", err)
+	})
+}
+
+// changeObjects returns when no other call makes or destroys objects of a token
+// of m; the next may when letGo is called. Modules that do so in several threads
+// at once, as SoftHSM 2.6.1, fail now and then.
+func (m *module) changeObjects(ctx context.Context) (letGo func(), err error) {
+	select {
+	case m.changing <- struct{}{}:
+		return func() { <-m.changing }, nil
+	case <-ctx.Done():
+		return nil, waited(ctx, "wait for others that make or destroy keys in the token")
+	}
+}
+
+// makeAnyProbe makes the link's own key as one that is wrapped. If the token does
+// not wrap, or has no key be extractable, and need not, since keys stay in it, the
+// key is one that is never wrapped.
+func (s session) makeAnyProbe() error {
+	if s.link.wrap.chosen != 0 {
+		err := s.makeProbe()
+		if c, ok := classOf(err); !s.link.keeps || !ok || c != requestFault {
+			return err
+		}
+	}
+	s.link.wrap.note = "the token wraps no key, so only keys that stay in the token can be used"
+	return s.makeInnerProbe()
+}
+
+// makeInnerProbe makes the link's own key as a session object that is never
+// extractable.
+func (s session) makeInnerProbe() error {
+	h := keyHandle{wrapping: inToken, purpose: kms.Encryption}
+	rand.Read(h.id[:])
+	template := append(keyTemplate(h.purpose, false), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize))
+	object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, template)
+	if err != nil {
+		return answered("C_GenerateKey", err)
+	}
+	if h.check, err = s.checkOf(object, h); err != nil {
+		return err
+	}
+	s.link.probe = &loaded{link: s.link, object: object, handle: h}
+	return s.canary()
+}
