@@ -43,6 +43,9 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	if err != nil {
 		return report, err
 	}
+	if cfg, err = cfg.only(); err != nil {
+		return report, err
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return report, err

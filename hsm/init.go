@@ -26,6 +26,9 @@ func Init(ctx context.Context, cfg Config) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
+	if cfg, err = cfg.only(); err != nil {
+		return Made{}, err
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return Made{}, err

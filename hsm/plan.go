@@ -44,6 +44,9 @@ func PlanInit(ctx context.Context, cfg Config) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
+	if cfg, err = cfg.only(); err != nil {
+		return Plan{}, err
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return Plan{}, err

@@ -13,7 +13,7 @@ import (
 )
 
 func newHSMCommand() *cobra.Command {
-	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand())
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
