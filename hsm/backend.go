@@ -55,7 +55,7 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	l, err := t.connected(ctx)
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
-		return nil, errors.Join(err, t.close())
+		return nil, &openError{errors.Join(err, t.close()), t.stats().ended()}
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
@@ -65,6 +65,15 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	t.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout, Queue{})
 	return t, nil
 }
+
+// An openError says why there is no backend, and has what was counted in the attempt:
+// a PIN that was refused must not be forgotten with it.
+type openError struct {
+	error
+	stats Stats
+}
+
+func (e *openError) Unwrap() error { return e.error }
 
 func (t *token) do(ctx context.Context, o *op) ([]byte, error) {
 	if o.kind == opDestroy {

@@ -135,6 +135,17 @@ func unwrapTemplate() []byte {
 	return C.GoBytes(unsafe.Pointer(template), C.int(size))
 }
 
+// attributesIn reads the value of an attribute that is an array of attributes, as
+// unwrapTemplate returns it: what they point to is in C memory.
+func attributesIn(value []byte) (all []*pkcs11.Attribute) {
+	size := int(unsafe.Sizeof(C.struct_ck_attribute{}))
+	for ; len(value) >= size; value = value[size:] {
+		a := (*C.struct_ck_attribute)(unsafe.Pointer(unsafe.SliceData(value)))
+		all = append(all, &pkcs11.Attribute{Type: uint(a._type), Value: C.GoBytes(a.value, C.int(a.value_len))})
+	}
+	return all
+}
+
 func wipeEnv(name string) {
 	c := C.CString(name)
 	defer C.free(unsafe.Pointer(c))

@@ -44,6 +44,9 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	if err != nil {
 		return report, err
 	}
+	if cfg, err = cfg.only(); err != nil {
+		return report, err
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return report, err
@@ -99,6 +102,7 @@ func (t *token) report(ctx context.Context, report *Report, how Examination) err
 		report.Checks[0] = Check{What: report.Checks[0].What, Found: "accepted, at the last try", OK: true}
 	}
 	checks, err := l.anchor.examine(t.cfg)
+	report.uses(l.wrap.found[l.wrap.chosen].name)
 	report.Checks = append(report.Checks, checks...)
 	if err != nil {
 		return err
@@ -115,6 +119,13 @@ func (t *token) report(ctx context.Context, report *Report, how Examination) err
 		report.Latencies, err = l.anchor.latencies(ctx)
 	}
 	return err
+}
+
+// uses marks the mechanism by which keys are wrapped, which is found out by trying.
+func (r *Report) uses(mechanism string) {
+	for i := range r.Mechanisms {
+		r.Mechanisms[i].Needed = r.Mechanisms[i].Needed || r.Mechanisms[i].Name == mechanism
+	}
 }
 
 // unwrapTemplate says whether the token knows the attribute that keeps stored

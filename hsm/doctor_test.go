@@ -49,6 +49,9 @@ func TestTheDoctorTellsWhatATokenIs(t *testing.T) {
 	if i < 0 || report.Mechanisms[i].MaxKey != 32 || !report.Mechanisms[i].Needed || !slices.Contains(report.Mechanisms[i].Flags, "ENCRYPT") {
 		t.Errorf("the mechanisms are %+v", report.Mechanisms)
 	}
+	if i := slices.IndexFunc(report.Mechanisms, func(m hsm.Mechanism) bool { return m.Name == "CKM_AES_KEY_WRAP" }); i < 0 || !report.Mechanisms[i].Needed {
+		t.Error("the mechanism that wraps is not marked as used")
+	}
 	var calls []string
 	for _, l := range report.Latencies {
 		calls = append(calls, l.Call)

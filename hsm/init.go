@@ -26,6 +26,9 @@ func Init(ctx context.Context, cfg Config) (Made, error) {
 	if err != nil {
 		return Made{}, err
 	}
+	if cfg, err = cfg.only(); err != nil {
+		return Made{}, err
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return Made{}, err
@@ -50,17 +53,9 @@ func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
 	defer l.leave()
 	made.Token = l.token
 	s := l.anchor
-	kek, err := s.isThere(t.cfg.KEK)
+	kek, record, err := s.rootKeysThere(t.cfg)
 	if err != nil {
 		return made, err
-	}
-	record, err := s.isThere(t.cfg.RecordKey)
-	if err != nil {
-		return made, err
-	}
-	if record && !kek {
-		// The KEK is made first, so this is no half of an Init.
-		return made, fmt.Errorf("hsm: the token has the record key %q but no KEK %q: the KEK was lost or has another label, and what it wraps cannot be used without it: %w", t.cfg.RecordKey, t.cfg.KEK, kms.ErrDenied)
 	}
 	if !kek {
 		if err := s.makeKEK(t.cfg.KEK); err != nil {
@@ -83,6 +78,21 @@ func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
 		made.RecordKey = true
 	}
 	return made, s.ready(t.cfg)
+}
+
+// rootKeysThere reports which root keys the token has, of those that c names.
+func (s session) rootKeysThere(c Config) (kek, record bool, err error) {
+	if kek, err = s.isThere(c.KEK); err != nil {
+		return kek, record, err
+	}
+	if record, err = s.isThere(c.RecordKey); err != nil {
+		return kek, record, err
+	}
+	if record && !kek {
+		// The KEK is made first, so this is no half of an Init.
+		err = fmt.Errorf("hsm: the token has the record key %q but no KEK %q: the KEK was lost or has another label, and what it wraps cannot be used without it: %w", c.RecordKey, c.KEK, kms.ErrDenied)
+	}
+	return kek, record, err
 }
 
 // isThere reports whether the token has a key; two of them are an error.
@@ -115,6 +125,10 @@ func (s session) makeRecordKey(label string) error {
 // seen to have no key of that label, so that none is made twice.
 func (s session) generate(mechanism uint, label string, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) error {
 	optional = append(optional, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
+	if s.link.plan != nil && isTokenObject(template) {
+		s.link.plan.add(mechanism, label, template, optional)
+		return nil
+	}
 	var first error
 	for n := len(optional); n >= 0; n-- {
 		full := append(template[:len(template):len(template)], optional[:n]...)

@@ -37,6 +37,7 @@ type link struct {
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input
 	sessions  atomic.Int64
+	plan      *Plan // if not nil, gets the token objects that would be made, and none is
 	broken    atomic.Bool
 	loads     singleflight.Group
 

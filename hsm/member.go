@@ -47,10 +47,20 @@ func newMember(cfg Config, g *group) *member {
 func (m *member) open(ctx context.Context) {
 	b, err := m.connect(ctx)
 	if err != nil {
+		m.count(err)
 		m.trip(err)
 		return
 	}
 	m.backend.Store(&b)
+}
+
+// count keeps what was counted in an attempt to open that failed.
+func (m *member) count(err error) {
+	if e, ok := errors.AsType[*openError](err); ok {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.earlier = m.earlier.plus(e.stats)
+	}
 }
 
 func (m *member) connect(ctx context.Context) (backend, error) {

@@ -125,6 +125,7 @@ var mechanismNames = map[uint]string{
 	pkcs11.CKM_CONCATENATE_DATA_AND_BASE: "CKM_CONCATENATE_DATA_AND_BASE",
 	pkcs11.CKM_XOR_BASE_AND_DATA:         "CKM_XOR_BASE_AND_DATA",
 	pkcs11.CKM_EC_KEY_PAIR_GEN:           "CKM_EC_KEY_PAIR_GEN",
+	ckmAESKeyWrapKWP:                     "CKM_AES_KEY_WRAP_KWP",
 	0x1055:                               "CKM_EC_EDWARDS_KEY_PAIR_GEN", // PKCS#11 v3.0
 	0x1057:                               "CKM_EDDSA",
 	pkcs11.CKM_ECDSA:                     "CKM_ECDSA",

@@ -83,7 +83,8 @@ func (p *pool) run(w *worker, j *job) bool {
 	w.since.Store(begun.UnixNano())
 	j.run(w)
 	onTime := w.since.CompareAndSwap(begun.UnixNano(), 0)
-	p.queue.ended(time.Since(begun))
+	ended := time.Now()
+	p.queue.ended(ended.Sub(begun), ended)
 	j.done <- struct{}{}
 	return onTime || p.keep(w)
 }

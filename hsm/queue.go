@@ -143,11 +143,11 @@ func (q *queue) drop(j *job) {
 // meanWeight is how many late calls the mean is about.
 const meanWeight = 16
 
-// ended takes note of a call that has ended, and how long it took.
-func (q *queue) ended(took time.Duration) {
+// ended takes note of a call that has ended now, and how long it took.
+func (q *queue) ended(took time.Duration, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.progress = time.Now()
+	q.progress = now
 	took = min(took, q.wait) // one that hung tells nothing of the next
 	if q.mean == 0 {
 		q.mean = took

@@ -145,3 +145,25 @@ func TestABadPINIsCounted(t *testing.T) {
 		t.Errorf("%d refused, %d logins", st.PINsRefused, st.Logins)
 	}
 }
+
+// A token that was never reached has no connection that counts: what its attempts
+// came to is counted all the same.
+func TestABadPINOfATokenThatComesLateIsCounted(t *testing.T) {
+	shims, cfg := pair(t)
+	shims[1].unplug()
+	r := hsmtest.Open(t, cfg)
+	shims[1].fail("C_Login", fault{code: pkcs11.CKR_PIN_INCORRECT, times: 1})
+	for _, function := range p11shim.Functions {
+		if function != "C_Login" {
+			shims[1].fail(function, fault{})
+		}
+	}
+	waitFor(t, func() bool {
+		s := r.Tokens()[1].Stats
+		return s.PINsRefused == 1 && s.PINsWithheld > 0
+	})
+	s := r.Tokens()[1].Stats
+	if s.Logins != 1 || s.Failures < 2 || s.Sessions != 0 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -13,7 +13,7 @@ import (
 )
 
 func newHSMCommand() *cobra.Command {
-	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand())
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
@@ -34,6 +34,7 @@ type initHSM struct {
 	config    *string
 	makeToken bool
 	soPINFile string
+	dryRun    bool
 }
 
 func newHSMInitCommand() *cobra.Command {
@@ -48,6 +49,9 @@ token and can never leave it. Keys that are there are left as they are.
 Make a backup of them, in the way of the HSM's maker, before you use them: without
 them, all keys are lost.
 
+--dry-run makes nothing. It logs in once, as without it, and prints which keys are
+there and with which attributes the others would be made.
+
 --make-token first makes a token, for trials with SoftHSM2, unless there is one of
 that label. Tokens of a real HSM are made with the tool of its maker.`,
 		Args: cobra.NoArgs,
@@ -56,10 +60,15 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	cmd.Flags().BoolVar(&i.makeToken, "make-token", false, "make the token, with the PIN of root.pkcs11.pin.file, in a free slot of SoftHSM2")
 	cmd.Flags().StringVar(&i.soPINFile, "so-pin-file", "", "`FILE` of the security officer's PIN of that token")
 	cmd.MarkFlagsRequiredTogether("make-token", "so-pin-file")
+	cmd.Flags().BoolVar(&i.dryRun, "dry-run", false, "print what would be done, and do nothing")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "make-token")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
 			return err
+		}
+		if i.dryRun {
+			return i.plan(cmd.Context(), cmd.OutOrStdout(), *asJSON)
 		}
 		made, err := i.run(cmd.Context())
 		if err != nil {
@@ -81,6 +90,25 @@ func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
 		}
 	}
 	return hsm.Init(ctx, cfg)
+}
+
+// plan prints what run would do.
+func (i *initHSM) plan(ctx context.Context, out io.Writer, asJSON bool) error {
+	cfg, err := loadToken(*i.config)
+	if err != nil {
+		return err
+	}
+	plan, err := hsm.PlanInit(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := printPlan(out, plan, asJSON); err != nil {
+		return err
+	}
+	if !plan.OK() {
+		return errReported
+	}
+	return nil
 }
 
 func makeToken(ctx context.Context, cfg hsm.Config, soPINFile string) error {

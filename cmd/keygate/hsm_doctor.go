@@ -128,8 +128,10 @@ func describeMechanisms(w io.Writer, r hsm.Report) {
 	fmt.Fprintln(w)
 }
 
-func describeChecks(w io.Writer, r hsm.Report) {
-	for _, c := range r.Checks {
+func describeChecks(w io.Writer, r hsm.Report) { listChecks(w, r.Checks) }
+
+func listChecks(w io.Writer, checks []hsm.Check) {
+	for _, c := range checks {
 		verdict := "ok"
 		if !c.OK {
 			verdict = "BAD: " + c.Why

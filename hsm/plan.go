@@ -1,0 +1,151 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+)
+
+// A Plan is what Init would do with a token: whether it has the mechanisms, which root
+// keys are there and what was found out about them, and with which templates those
+// would be made that are not.
+type Plan struct {
+	Token  TokenInfo    `json:"token"`
+	Checks []Check      `json:"checks"` // of mechanisms, and of the keys that are there
+	Make   []PlannedKey `json:"make"`
+}
+
+// OK reports whether nothing is known that would have Init refuse the token.
+func (p Plan) OK() bool { return refused(p.Checks) == nil }
+
+// A PlannedKey is a call of C_GenerateKey that Init would make.
+type PlannedKey struct {
+	Label     string             `json:"label"`
+	Mechanism string             `json:"mechanism"`
+	Template  []PlannedAttribute `json:"template"` // in the order in which the token gets them
+	// Optional attributes follow, where the token knows them: if it refuses the
+	// template, the key is tried again without the last of them, and so on.
+	Optional []PlannedAttribute `json:"optional"`
+}
+
+// A PlannedAttribute has its value in text: a number, a name, or "true".
+type PlannedAttribute struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PlanInit looks at the token that cfg names, and returns what Init would do now. It
+// logs in once, in a read-only session, and makes nothing.
+func PlanInit(ctx context.Context, cfg Config) (Plan, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return Plan{}, err
+	}
+	if cfg, err = cfg.only(); err != nil {
+		return Plan{}, err
+	}
+	m, err := useModule(cfg.Module, cfg.InitArgs)
+	if err != nil {
+		return Plan{}, err
+	}
+	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
+	defer t.pin.forget()
+	plan, err := t.planRootKeys(ctx)
+	return plan, errors.Join(err, m.release(cfg.Timeout))
+}
+
+func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
+	plan = Plan{Checks: []Check{}, Make: []PlannedKey{}}
+	l, err := t.newBareLink(ctx, t.module.generation(), 0)
+	if err != nil {
+		return plan, err
+	}
+	defer l.anchor.close()
+	if err := l.enter(ctx); err != nil {
+		return plan, err
+	}
+	defer l.leave()
+	plan.Token = l.token
+	s := l.anchor
+	kek, record, err := s.rootKeysThere(t.cfg)
+	if err != nil {
+		return plan, err
+	}
+	if err := plan.examined(s.checkMechanisms(t.cfg)); err != nil {
+		return plan, err
+	}
+	l.plan = &plan
+	if !kek {
+		err = s.makeKEK(t.cfg.KEK)
+	} else {
+		err = plan.examined(s.examineKEK(t.cfg))
+	}
+	if err != nil {
+		return plan, err
+	}
+	if !record {
+		return plan, s.makeRecordKey(t.cfg.RecordKey)
+	}
+	return plan, plan.examined(s.examineRecordKey(t.cfg))
+}
+
+func (p *Plan) examined(checks []Check, err error) error {
+	p.Checks = append(p.Checks, checks...)
+	return err
+}
+
+// add notes a token object in the place of making it.
+func (p *Plan) add(mechanism uint, label string, template, optional []*pkcs11.Attribute) {
+	p.Make = append(p.Make, PlannedKey{Label: label, Mechanism: mechanismName(mechanism), Template: plannedAttributes(template), Optional: plannedAttributes(optional)})
+}
+
+func plannedAttributes(template []*pkcs11.Attribute) []PlannedAttribute {
+	all := make([]PlannedAttribute, len(template))
+	for i, a := range template {
+		all[i] = PlannedAttribute{attributeName(a.Type), attributeText(a)}
+	}
+	return all
+}
+
+// attributeText returns the value of an attribute as people write it.
+func attributeText(a *pkcs11.Attribute) string {
+	switch a.Type {
+	case pkcs11.CKA_LABEL:
+		return fmt.Sprintf("%q", a.Value)
+	case pkcs11.CKA_ID:
+		return fmt.Sprintf("%d random bytes", len(a.Value))
+	case pkcs11.CKA_UNWRAP_TEMPLATE:
+		var inner []string
+		for _, i := range attributesIn(a.Value) {
+			inner = append(inner, attributeName(i.Type)+"="+attributeText(i))
+		}
+		return "{" + strings.Join(inner, ", ") + "}"
+	}
+	if len(a.Value) == 1 {
+		return fmt.Sprint(a.Value[0] != 0)
+	}
+	n, err := ulong(a.Value)
+	if err != nil {
+		return fmt.Sprintf("%x", a.Value)
+	}
+	switch a.Type {
+	case pkcs11.CKA_CLASS:
+		return nameOf(classNames, "CKO", n)
+	case pkcs11.CKA_KEY_TYPE:
+		return nameOf(keyTypeNames, "CKK", n)
+	}
+	return fmt.Sprint(n)
+}
+
+// isTokenObject reports whether a template is of an object that stays.
+func isTokenObject(template []*pkcs11.Attribute) bool {
+	for _, a := range template {
+		if a.Type == pkcs11.CKA_TOKEN {
+			return len(a.Value) == 1 && a.Value[0] != 0
+		}
+	}
+	return false
+}
