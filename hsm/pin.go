@@ -1,6 +1,9 @@
 package hsm
 
 import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -65,30 +68,89 @@ type pinSource struct {
 
 	mu      sync.Mutex
 	kept    []byte // what can be read only once: from Env and FD
-	refused []byte // what the token has refused
+	refused []byte // what is not tried again
+	why     error  // errRefused or errDoubted
+
+	accepted []byte // a digest of what the token accepted last, with salt
+	salt     []byte
+
+	// In a worker process: the gateway, which has the PIN, does what use does.
+	over func(login func(pin []byte) error) error
 }
 
-var errRefused = fmt.Errorf("hsm: the token has refused this PIN before; it is not tried again: %w", kms.ErrDenied)
+var (
+	errRefused = fmt.Errorf("hsm: the token has refused this PIN before; it is not tried again: %w", kms.ErrDenied)
+	// errUnanswered is what a login returns of which it is not known whether the token
+	// has accepted the PIN.
+	errUnanswered = fmt.Errorf("hsm: the token has not said whether it accepts the PIN: %w", kms.ErrUnavailable)
+)
 
 // use calls login with the PIN, which is wiped after it. A PIN that login
-// refuses is not used again.
+// refuses is not used again, nor is one that was never accepted and of which login does
+// not know what the token says: it may have been refused.
 func (s *pinSource) use(login func(pin []byte) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over != nil {
+		return s.over(login)
+	}
 	pin, err := s.read()
 	if err != nil {
 		return err
 	}
 	defer clear(pin)
 	if s.refused != nil && subtle.ConstantTimeCompare(pin, s.refused) == 1 {
-		return fmt.Errorf("%w (%v)", errRefused, s.from)
+		return fmt.Errorf("%w (%v)", s.why, s.from)
 	}
 	err = login(pin)
-	if c, ok := classOf(err); ok && c == pinFault {
-		clear(s.refused)
-		s.refused = append([]byte(nil), pin...)
+	switch c, ok := classOf(err); {
+	case err == nil:
+		s.accept(pin)
+	case ok && c == pinFault:
+		s.refuse(pin, errRefused)
 		return fmt.Errorf("%w: the token refuses the PIN from %v", err, s.from)
+	case errors.Is(err, errUnanswered) && !s.wasAccepted(pin):
+		s.refuse(pin, errDoubted)
 	}
+	return err
+}
+
+func (s *pinSource) refuse(pin []byte, why error) {
+	clear(s.refused)
+	s.refused, s.why = append([]byte(nil), pin...), why
+}
+
+// accept remembers that the token has accepted pin, but not pin itself, which may be in
+// a file only.
+func (s *pinSource) accept(pin []byte) {
+	if s.salt == nil {
+		s.salt = make([]byte, sha256.Size)
+		rand.Read(s.salt)
+	}
+	s.accepted = s.digest(pin)
+}
+
+func (s *pinSource) wasAccepted(pin []byte) bool {
+	return s.accepted != nil && subtle.ConstantTimeCompare(s.digest(pin), s.accepted) == 1
+}
+
+func (s *pinSource) digest(pin []byte) []byte {
+	h := hmac.New(sha256.New, s.salt)
+	h.Write(pin)
+	return h.Sum(nil)
+}
+
+// take reads a PIN that can be read only once, or copies that of another token, which
+// has read it.
+func (s *pinSource) take(from *pinSource) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from != nil {
+		s.kept = append([]byte(nil), from.kept...)
+		return nil
+	}
+	pin, err := s.read()
+	clear(pin)
 	return err
 }
 
@@ -115,7 +177,7 @@ func (s *pinSource) forget() {
 	defer s.mu.Unlock()
 	clear(s.kept)
 	clear(s.refused)
-	s.kept, s.refused = nil, nil
+	s.kept, s.refused, s.accepted = nil, nil, nil
 }
 
 func (p PIN) read() ([]byte, error) {
