@@ -31,8 +31,7 @@ const (
 	framePing                          // to be answered at once
 	frameClose                         // end
 	frameKnown                         // the memory to compare with, as JSON
-	framePIN                           // the PIN
-	frameNoPIN                         // an error: there is no PIN to try
+	framePIN                           // 1 if the token has accepted it before, else 0; the PIN
 	frameLoggedIn                      // an error, or nothing: what became of the login, all told
 
 	// To the gateway.
@@ -56,8 +55,8 @@ const (
 	// authenticate.
 	maxRequest = 2 << 20
 	// maxReply bounds the frames from a worker, which is not trusted. The largest is
-	// a handle, a plaintext or the text of an error.
-	maxReply = 64 << 10
+	// its status, with what each function answered how often.
+	maxReply = 256 << 10
 )
 
 var errFrame = errors.New("hsm: a frame that is none")

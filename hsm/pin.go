@@ -1,9 +1,6 @@
 package hsm
 
 import (
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -71,11 +68,10 @@ type pinSource struct {
 	refused []byte // what is not tried again
 	why     error  // errRefused or errDoubted
 
-	accepted []byte // a digest of what the token accepted last, with salt
-	salt     []byte
+	accepted acceptedPIN // the one that the token took last
 
 	// In a worker process: the gateway, which has the PIN, does what use does.
-	over func(login func(pin []byte) error) error
+	over func(login func(pin []byte, accepted bool) error) error
 }
 
 var (
@@ -83,12 +79,16 @@ var (
 	// errUnanswered is what a login returns of which it is not known whether the token
 	// has accepted the PIN.
 	errUnanswered = fmt.Errorf("hsm: the token has not said whether it accepts the PIN: %w", kms.ErrUnavailable)
+	// errNeedless is what a login returns that was not needed, so that the token has not
+	// looked at the PIN.
+	errNeedless = errors.New("hsm: this process is logged in already")
 )
 
-// use calls login with the PIN, which is wiped after it. A PIN that login
+// use calls login with the PIN, which is wiped after it, and whether the token has
+// accepted it before. A PIN that login
 // refuses is not used again, nor is one that was never accepted and of which login does
 // not know what the token says: it may have been refused.
-func (s *pinSource) use(login func(pin []byte) error) error {
+func (s *pinSource) use(login func(pin []byte, accepted bool) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over != nil {
@@ -102,14 +102,17 @@ func (s *pinSource) use(login func(pin []byte) error) error {
 	if s.refused != nil && subtle.ConstantTimeCompare(pin, s.refused) == 1 {
 		return fmt.Errorf("%w (%v)", s.why, s.from)
 	}
-	err = login(pin)
+	accepted := s.accepted.is(pin)
+	err = login(pin, accepted)
 	switch c, ok := classOf(err); {
 	case err == nil:
-		s.accept(pin)
+		s.accepted.note(pin)
+	case errors.Is(err, errNeedless):
+		return nil
 	case ok && c == pinFault:
 		s.refuse(pin, errRefused)
 		return fmt.Errorf("%w: the token refuses the PIN from %v", err, s.from)
-	case errors.Is(err, errUnanswered) && !s.wasAccepted(pin):
+	case errors.Is(err, errUnanswered) && !accepted:
 		s.refuse(pin, errDoubted)
 	}
 	return err
@@ -118,26 +121,6 @@ func (s *pinSource) use(login func(pin []byte) error) error {
 func (s *pinSource) refuse(pin []byte, why error) {
 	clear(s.refused)
 	s.refused, s.why = append([]byte(nil), pin...), why
-}
-
-// accept remembers that the token has accepted pin, but not pin itself, which may be in
-// a file only.
-func (s *pinSource) accept(pin []byte) {
-	if s.salt == nil {
-		s.salt = make([]byte, sha256.Size)
-		rand.Read(s.salt)
-	}
-	s.accepted = s.digest(pin)
-}
-
-func (s *pinSource) wasAccepted(pin []byte) bool {
-	return s.accepted != nil && subtle.ConstantTimeCompare(s.digest(pin), s.accepted) == 1
-}
-
-func (s *pinSource) digest(pin []byte) []byte {
-	h := hmac.New(sha256.New, s.salt)
-	h.Write(pin)
-	return h.Sum(nil)
 }
 
 // take reads a PIN that can be read only once, or copies that of another token, which
@@ -177,7 +160,7 @@ func (s *pinSource) forget() {
 	defer s.mu.Unlock()
 	clear(s.kept)
 	clear(s.refused)
-	s.kept, s.refused, s.accepted = nil, nil, nil
+	s.kept, s.refused, s.accepted = nil, nil, acceptedPIN{}
 }
 
 func (p PIN) read() ([]byte, error) {

@@ -456,7 +456,7 @@ func (p *process) logIn(n uint64) error {
 	}
 	p.login = login
 	p.done.Go(func() {
-		err := p.remote.pin.use(func(pin []byte) error { return p.tryPIN(n, pin, login) })
+		err := p.remote.pin.use(func(pin []byte, accepted bool) error { return p.tryPIN(n, pin, accepted, login) })
 		p.mu.Lock()
 		if p.login == login { // there was no PIN to try
 			p.login = nil
@@ -468,12 +468,18 @@ func (p *process) logIn(n uint64) error {
 }
 
 // tryPIN returns what the token says of pin.
-func (p *process) tryPIN(n uint64, pin []byte, login <-chan error) error {
+func (p *process) tryPIN(n uint64, pin []byte, accepted bool, login <-chan error) error {
 	p.output.hide(pin)
 	defer p.output.hide(nil)
-	if err := p.pipe.send(framePIN, n, pin); err != nil {
+	b, at, err := p.pipe.begin(framePIN, n, 1+len(pin))
+	if err != nil {
 		return err
 	}
+	known := byte(0)
+	if accepted {
+		known = 1
+	}
+	p.pipe.end(append(append(b, known), pin...), at)
 	select {
 	case err := <-login:
 		return err

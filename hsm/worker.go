@@ -125,7 +125,7 @@ func (s *server) handle(f frame) error {
 		s.pong()
 	case frameClose:
 		go s.close()
-	case frameKnown, framePIN, frameNoPIN, frameLoggedIn:
+	case frameKnown, framePIN, frameLoggedIn:
 		s.answered(f)
 	default:
 		return fmt.Errorf("%w: kind %d", errFrame, f.kind)
@@ -320,15 +320,15 @@ func (s *server) introduce(m memory) (known memory, err error) {
 
 // logIn calls login with the PIN, if the gateway has one that may be tried, tells it
 // what came of that, and returns what the gateway makes of it.
-func (s *server) logIn(login func(pin []byte) error) error {
+func (s *server) logIn(login func(pin []byte, accepted bool) error) error {
 	n, answers := s.question()
 	defer s.settled(n)
 	if err := s.pipe.send(frameAskPIN, n, nil); err != nil {
 		return err
 	}
 	f := <-answers
-	if f.kind == framePIN {
-		err := login(f.body)
+	if f.kind == framePIN && len(f.body) > 0 {
+		err := login(f.body[1:], f.body[0] == 1)
 		clear(f.body)
 		if err := s.pipe.sendError(frameLogin, n, err); err != nil {
 			return err
