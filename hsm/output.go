@@ -45,10 +45,16 @@ func newOutput(log *slog.Logger, token string) *output {
 func (o *output) lines(r io.ReadCloser, pid int) {
 	defer r.Close()
 	in := bufio.NewReaderSize(r, outputLine)
+	traces := false
 	for rest := false; ; { // rest: of a line whose beginning was logged
 		line, err := in.ReadSlice('\n')
-		if !rest && len(bytes.TrimSpace(line)) > 0 {
-			o.line(slog.LevelWarn, "hsm: the worker process of the module wrote", pid, "text", strings.TrimSpace(string(line)))
+		text := string(bytes.TrimSpace(line))
+		traces = traces || strings.HasPrefix(text, "goroutine ")
+		if traces {
+			text = traceLine(text)
+		}
+		if !rest && text != "" {
+			o.line(slog.LevelWarn, "hsm: the worker process of the module wrote", pid, "text", text)
 		}
 		rest = errors.Is(err, bufio.ErrBufferFull)
 		if err != nil && !rest {
@@ -56,6 +62,19 @@ func (o *output) lines(r io.ReadCloser, pid int) {
 			return
 		}
 	}
+}
+
+// traceLine returns what may be logged of a line of the traces that the runtime of Go
+// writes when a process crashes: functions without their arguments, and places. At their
+// end come the registers, in which keys may be.
+func traceLine(text string) string {
+	text, _, _ = strings.Cut(text, "(0x")
+	text, _, _ = strings.Cut(text, "({")
+	text, _, _ = strings.Cut(text, " +0x")
+	if strings.Contains(text, "0x") || !strings.ContainsAny(text, "./") {
+		return ""
+	}
+	return text
 }
 
 // A logLine is what the gateway's part of a worker logs.

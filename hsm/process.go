@@ -58,9 +58,18 @@ type workerStatus struct {
 type remoteCall struct {
 	done   chan struct{} // gets one message when the rest is set
 	result []byte
-	lost   bool
+	fate   opFate
 	err    error
 }
+
+// An opFate says how an op that was meant for a worker ended.
+type opFate uint8
+
+const (
+	opDone   opFate = iota // it was answered, or was not to be done at all
+	opLost                 // the worker ended while it had it
+	opUnsent               // the worker had ended before
+)
 
 const (
 	// WorkerArgument is the one argument of a program that has to call Worker.
@@ -149,16 +158,13 @@ func (p *process) run() (net.Conn, error) {
 }
 
 // workerEnvironment is the environment of this process, since modules are configured
-// by theirs, without the PIN. A crash shows no registers, as keys may be in them.
+// by theirs, without the PIN.
 func workerEnvironment(pin PIN) []string {
 	var env []string
 	for _, e := range os.Environ() {
 		if pin.Env == "" || len(e) <= len(pin.Env) || e[:len(pin.Env)+1] != pin.Env+"=" {
 			env = append(env, e)
 		}
-	}
-	if os.Getenv("GOTRACEBACK") == "" {
-		env = append(env, "GOTRACEBACK=none")
 	}
 	return env
 }
@@ -190,7 +196,7 @@ func (p *process) stop(cause error) {
 	p.pipe.close()
 	for n, c := range p.calls {
 		delete(p.calls, n)
-		c.lost, c.err = true, cause
+		c.fate, c.err = opLost, cause
 		c.done <- struct{}{}
 	}
 	close(p.ended)
@@ -269,48 +275,48 @@ func (p *process) refresh() {
 	}
 }
 
-// do does o in the process. lost says that it failed because the process ended.
-func (p *process) do(ctx context.Context, o *op) (result []byte, lost bool, err error) {
+// do does o in the process.
+func (p *process) do(ctx context.Context, o *op) ([]byte, opFate, error) {
 	w := waits.Get().(*waiting)
 	c := &remoteCall{done: w.done}
-	n, lost, err := p.submit(c, &order{op: *o, caller: []byte(kms.CallerOf(ctx)), left: remaining(ctx)})
+	n, fate, err := p.submit(c, &order{op: *o, caller: []byte(kms.CallerOf(ctx)), left: remaining(ctx)})
 	if err != nil {
 		waits.Put(w)
-		return nil, lost, err
+		return nil, fate, err
 	}
 	if reason := w.until(ctx, nil, math.MaxInt64); reason != nil {
 		if p.leave(n) {
 			waits.Put(w)
-			return nil, false, reason
+			return nil, opDone, reason
 		}
 		<-w.done
 	}
 	waits.Put(w)
-	return c.result, c.lost, c.err
+	return c.result, c.fate, c.err
 }
 
 // submit sends an order, whose answer c gets.
-func (p *process) submit(c *remoteCall, o *order) (n uint64, lost bool, err error) {
+func (p *process) submit(c *remoteCall, o *order) (n uint64, fate opFate, err error) {
 	if o.size() > maxRequest-frameHeader {
-		return 0, false, fmt.Errorf("hsm: %d bytes at once: %w", o.size(), kms.ErrUnsupported)
+		return 0, opDone, fmt.Errorf("hsm: %d bytes at once: %w", o.size(), kms.ErrUnsupported)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cause != nil {
-		return 0, true, p.cause
+		return 0, opUnsent, p.cause
 	}
 	if len(p.calls) >= maxCalls {
-		return 0, false, errQueueFull
+		return 0, opDone, errQueueFull
 	}
 	n = p.next
 	b, at, err := p.pipe.begin(frameOp, n, o.size())
 	if err != nil {
-		return 0, false, err
+		return 0, opDone, err
 	}
 	p.pipe.end(o.append(b), at)
 	p.next++
 	p.calls[n] = c
-	return n, false, nil
+	return n, opDone, nil
 }
 
 // leave says that nobody waits for an op any longer. It reports false if it has ended.

@@ -91,27 +91,29 @@ func (r *remote) do(ctx context.Context, o *op) ([]byte, error) {
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(r.cfg.Timeout))
 	defer w.Stop()
-	for again := false; ; again = true {
-		result, lost, err := r.try(w, o)
-		if !lost {
+	for again := false; ; {
+		result, fate, err := r.try(w, o)
+		switch {
+		case fate == opDone:
 			return result, err
-		}
-		if again || o.once || w.Err() != nil {
+		case fate == opLost && (again || o.once) || w.Err() != nil:
 			r.errors.Add(1)
 			return nil, err
+		case fate == opLost:
+			r.retries.Add(1)
+			again = true
 		}
-		r.retries.Add(1)
 	}
 }
 
-// try does o once. lost says that it failed because the worker ended.
-func (r *remote) try(ctx context.Context, o *op) (result []byte, lost bool, err error) {
+// try does o once.
+func (r *remote) try(ctx context.Context, o *op) ([]byte, opFate, error) {
 	if ctx.Err() != nil {
-		return nil, false, waited(ctx, "begin")
+		return nil, opDone, waited(ctx, "begin")
 	}
 	p, err := r.reach(ctx, o)
 	if err != nil {
-		return nil, false, err
+		return nil, opDone, err
 	}
 	return p.do(ctx, o)
 }
@@ -124,7 +126,7 @@ func (r *remote) reach(ctx context.Context, o *op) (*process, error) {
 		p, err, changed := r.process, r.err, r.changed
 		r.mu.Unlock()
 		switch {
-		case p != nil:
+		case p != nil && p.why() == nil:
 			return p, nil
 		case err != nil:
 			return nil, err
