@@ -23,6 +23,9 @@ import (
 // detector a process sleeps for a second before it exits, unless told otherwise.
 func TestMain(m *testing.M) {
 	if hsm.IsWorker() {
+		if how := os.Getenv(hostileEnv); how != "" {
+			beHostile(how)
+		}
 		fmt.Fprintln(os.Stderr, hsm.Worker())
 		os.Exit(1)
 	}

@@ -321,7 +321,7 @@ func (p *process) submit(c *remoteCall, o *order) (n uint64, fate opFate, err er
 
 // leave says that nobody waits for an op any longer. It reports false if it has ended.
 func (p *process) leave(n uint64) bool {
-	if p.take(n) == nil {
+	if c, _ := p.take(n); c == nil {
 		return false
 	}
 	_ = p.pipe.send(frameCancel, n, nil)
@@ -329,13 +329,13 @@ func (p *process) leave(n uint64) bool {
 }
 
 // take returns the call of a number that waits for its answer, which it then does no
-// longer, or nil.
-func (p *process) take(n uint64) *remoteCall {
+// longer, or nil, and whether there ever was one.
+func (p *process) take(n uint64) (c *remoteCall, asked bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := p.calls[n]
+	c = p.calls[n]
 	delete(p.calls, n)
-	return c
+	return c, n < p.next
 }
 
 // handle does what a frame says. An error ends the process.
@@ -380,7 +380,11 @@ func (p *process) answer(f frame) error {
 			return fmt.Errorf("%w: an error that is none", errFrame)
 		}
 	}
-	if c := p.take(f.n); c != nil {
+	c, asked := p.take(f.n)
+	switch {
+	case !asked:
+		return fmt.Errorf("%w: an answer to nothing", errFrame)
+	case c != nil: // else its caller has left
 		c.result, c.err = bytes.Clone(result), failure
 		c.done <- struct{}{}
 	}
