@@ -4,20 +4,27 @@ import (
 	"encoding/json"
 	"io"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// A pipe is one end of the socket between a gateway and a worker. What is sent is
-// gathered while a write runs, and goes out with the next one.
+// A pipe is one end of the socket between a gateway and a worker. Who sends a frame
+// writes it, which saves a change of goroutines, unless a write runs: what is sent
+// meanwhile goes out with the next one.
 type pipe struct {
 	conn io.ReadWriteCloser
-	most int // bytes in a frame that is read
+	raw  syscall.RawConn // of conn; nil: it has none
+	most int             // bytes in a frame that is read
 
 	wake chan struct{} // has room for one: there is something to write
 	quit chan struct{}
 
-	mu     sync.Mutex
-	out    []byte // to write next
-	closed bool
+	mu      sync.Mutex
+	out     []byte // to write next
+	spare   []byte // wiped, to be out the next time
+	writing bool
+	closed  bool
 }
 
 const (
@@ -31,7 +38,11 @@ const (
 )
 
 func newPipe(conn io.ReadWriteCloser, most int) *pipe {
-	return &pipe{conn: conn, most: most, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	p := &pipe{conn: conn, most: most, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	if c, ok := conn.(syscall.Conn); ok {
+		p.raw, _ = c.SyscallConn() // without it, write writes all
+	}
+	return p
 }
 
 // begin begins a frame with a body of at most room bytes. The caller appends the body,
@@ -50,13 +61,69 @@ func (p *pipe) begin(kind frameKind, n uint64, room int) (b []byte, at int, err 
 	return b, at, nil
 }
 
+// end ends the frame. It never waits for the other side.
 func (p *pipe) end(b []byte, at int) {
 	p.out = endFrame(b, at)
+	if p.raw == nil || p.writing {
+		p.mu.Unlock()
+		p.awake()
+		return
+	}
+	mine := p.takeLocked()
 	p.mu.Unlock()
+	n := p.writeSome(mine)
+	p.mu.Lock()
+	if n < len(mine) { // the rest goes first, or shows write what is wrong
+		rest := grown(nil, len(mine)-n+len(p.out))
+		rest = append(append(rest, mine[n:]...), p.out...)
+		clear(p.out)
+		p.out = rest
+	}
+	more := p.putLocked(mine)
+	p.mu.Unlock()
+	if more {
+		p.awake()
+	}
+}
+
+func (p *pipe) awake() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
+}
+
+// takeLocked begins a write of what it returns.
+func (p *pipe) takeLocked() []byte {
+	b := p.out
+	p.out, p.spare, p.writing = p.spare[:0], nil, true
+	return b
+}
+
+// putLocked ends the write of b, and reports whether there is more.
+func (p *pipe) putLocked(b []byte) bool {
+	clear(b)
+	if cap(b) <= keepOut {
+		p.spare = b
+	}
+	p.writing = false
+	if p.closed {
+		clear(p.out)
+		p.out = nil
+	}
+	return len(p.out) > 0
+}
+
+// writeSome writes as much of b as the socket has room for.
+func (p *pipe) writeSome(b []byte) (n int) {
+	err := p.raw.Write(func(fd uintptr) bool {
+		n, _ = unix.Write(int(fd), b)
+		return true
+	})
+	if err != nil {
+		return 0
+	}
+	return max(n, 0)
 }
 
 // grown returns b with room for so many bytes more. What it copies it wipes.
@@ -92,26 +159,29 @@ func (p *pipe) sendJSON(kind frameKind, n uint64, v any) error {
 	return p.send(kind, n, body)
 }
 
-// write writes what is sent until the pipe is closed.
+// write writes what those who sent it did not, until the pipe is closed.
 func (p *pipe) write() error {
-	var spare []byte
 	for {
 		select {
 		case <-p.quit:
 			return nil
 		case <-p.wake:
 		}
-		p.mu.Lock()
-		b := p.out
-		p.out = spare[:0]
-		p.mu.Unlock()
-		_, err := p.conn.Write(b)
-		clear(b)
-		if err != nil {
-			return err
-		}
-		if spare = b; cap(spare) > keepOut {
-			spare = nil
+		for more := true; more; {
+			p.mu.Lock()
+			if p.writing || len(p.out) == 0 { // who writes now wakes this if there is more
+				p.mu.Unlock()
+				break
+			}
+			b := p.takeLocked()
+			p.mu.Unlock()
+			_, err := p.conn.Write(b)
+			p.mu.Lock()
+			more = p.putLocked(b)
+			p.mu.Unlock()
+			if err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -6,15 +6,36 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// pipes returns the two ends of a socket whose frames go to handle.
+// sockets returns the two ends of a socket.
+func sockets(t *testing.T) (ends [2]net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socket")
+		defer f.Close()
+		if ends[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ends
+}
+
+// pipes returns the two ends of a pipe, the frames of which go to handle.
 func pipes(t *testing.T, most int, handle func(frame) error) (out, in *pipe, ended chan error) {
 	t.Helper()
-	a, b := net.Pipe()
+	ends := sockets(t)
+	a, b := ends[0], ends[1]
 	out, in = newPipe(a, most), newPipe(b, most)
 	ended = make(chan error, 1)
 	var wg sync.WaitGroup
@@ -61,11 +82,49 @@ func TestAFrameThatIsTooLongEndsThePipe(t *testing.T) {
 	}
 }
 
+// Frames of many senders that the other side reads slowly come whole, and those of
+// each sender in order.
+func TestFramesOfManySendersComeWhole(t *testing.T) {
+	const senders, each = 8, 400
+	var last [senders]uint64
+	done := make(chan struct{})
+	total := 0
+	out, _, _ := pipes(t, maxRequest, func(f frame) error {
+		who := f.n % senders
+		if f.n/senders != last[who] || len(f.body) != int(f.n%3000) || len(f.body) > 0 && f.body[0] != byte(f.n) {
+			t.Errorf("frame %d of %d bytes came after %d of its sender", f.n/senders, len(f.body), last[who])
+		}
+		last[who]++
+		if total++; total == senders*each {
+			close(done)
+		}
+		if total%100 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	for who := range uint64(senders) {
+		go func() {
+			for i := range uint64(each) {
+				n := i*senders + who
+				if err := out.send(frameOp, n, bytes.Repeat([]byte{byte(n)}, int(n%3000))); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("they do not all come")
+	}
+}
+
 // What nobody reads does not fill the memory.
 func TestAPipeHoldsSoMuch(t *testing.T) {
-	a, b := net.Pipe()
-	defer b.Close()
-	p := newPipe(a, maxReply)
+	ends := sockets(t)
+	defer ends[1].Close()
+	p := newPipe(ends[0], maxReply)
 	defer p.close()
 	sent := 0
 	for ; sent < 100; sent++ {

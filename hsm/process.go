@@ -300,6 +300,23 @@ func (p *process) submit(c *remoteCall, o *order) (n uint64, fate opFate, err er
 	if o.size() > maxRequest-frameHeader {
 		return 0, opDone, fmt.Errorf("hsm: %d bytes at once: %w", o.size(), kms.ErrUnsupported)
 	}
+	if n, fate, err = p.enter(c); err != nil {
+		return 0, fate, err
+	}
+	b, at, err := p.pipe.begin(frameOp, n, o.size())
+	if err == nil {
+		p.pipe.end(o.append(b), at)
+		return n, opDone, nil
+	}
+	if entered, _ := p.take(n); entered == nil {
+		<-c.done // stop has ended it
+		return 0, opUnsent, c.err
+	}
+	return 0, opDone, err
+}
+
+// enter gives c a number.
+func (p *process) enter(c *remoteCall) (n uint64, fate opFate, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cause != nil {
@@ -309,11 +326,6 @@ func (p *process) submit(c *remoteCall, o *order) (n uint64, fate opFate, err er
 		return 0, opDone, errQueueFull
 	}
 	n = p.next
-	b, at, err := p.pipe.begin(frameOp, n, o.size())
-	if err != nil {
-		return 0, opDone, err
-	}
-	p.pipe.end(o.append(b), at)
 	p.next++
 	p.calls[n] = c
 	return n, opDone, nil
