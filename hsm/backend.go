@@ -38,8 +38,7 @@ type token struct {
 	closing chan struct{}
 	count   counters
 
-	finalTry bool        // log in even where one wrong PIN more locks the token
-	accepted acceptedPIN // the one that it took last
+	finalTry bool // log in even where one wrong PIN more locks the token
 }
 
 // keeperSpares is how many calls with a loader may hang before fewer are made.

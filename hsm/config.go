@@ -75,7 +75,16 @@ type Config struct {
 	// CKA_UNWRAP_TEMPLATE or both. One that is broken is logged at each start.
 	// Default none: such a token is refused.
 	Accept []string `yaml:"accept,omitempty"`
+	// Isolation says where the module runs: IsolationNone, the default, or
+	// IsolationWorker.
+	Isolation string `yaml:"isolation,omitempty"`
 }
+
+// The values of Config.Isolation.
+const (
+	IsolationNone   = "in-process" // in this process
+	IsolationWorker = "worker"     // in a process for each token, which is replaced when it ends or hangs
+)
 
 // TokenConfig names one of several tokens. What it does not say, Config does.
 type TokenConfig struct {
@@ -130,6 +139,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.IV == "" {
 		c.IV = "host"
+	}
+	if c.Isolation == "" {
+		c.Isolation = IsolationNone
 	}
 	return c, errors.Join(c.faults()...)
 }
@@ -190,6 +202,7 @@ func (c Config) faults() (faults []error) {
 	for _, rule := range c.Accept {
 		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
 	}
+	refuse(c.Isolation != IsolationNone && c.Isolation != IsolationWorker, "isolation: %q is neither %s nor %s", c.Isolation, IsolationNone, IsolationWorker)
 	refuse(len(c.Tokens) > 0 && (c.Token != "" || c.Serial != "" || c.Slot != nil), "tokens: token, serial and slot belong into its entries")
 	refuse(len(c.Tokens) > maxTokens, "tokens: %d are more than %d", len(c.Tokens), maxTokens)
 	return append(faults, c.tokenFaults()...)

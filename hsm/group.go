@@ -37,6 +37,9 @@ func openGroup(ctx context.Context, cfg Config, log *slog.Logger) (*group, error
 	for _, c := range cfg.EachToken() {
 		g.members = append(g.members, newMember(c, g))
 	}
+	if err := g.takePINs(); err != nil {
+		return nil, errors.Join(err, g.close())
+	}
 	var opened sync.WaitGroup
 	for _, m := range g.members {
 		opened.Go(func() { m.open(ctx) })
@@ -51,6 +54,22 @@ func openGroup(ctx context.Context, cfg Config, log *slog.Logger) (*group, error
 		}
 	}
 	return g, nil
+}
+
+// takePINs reads the PINs that can be read only once: tokens may share one, and worker
+// processes, which are not to have any, inherit the environment and descriptors.
+func (g *group) takePINs() error {
+	taken := make(map[PIN]*pinSource)
+	for _, m := range g.members {
+		if m.cfg.PIN.File != "" {
+			continue
+		}
+		if err := m.pin.take(taken[m.cfg.PIN]); err != nil {
+			return err
+		}
+		taken[m.cfg.PIN] = m.pin
+	}
+	return nil
 }
 
 // opened returns why the group cannot be used: no token is there, or one that is

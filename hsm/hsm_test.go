@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +19,19 @@ import (
 	"github.com/keygate/keygate/kms/roottest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets the test binary be the worker process of its roots. With the race
+// detector a process sleeps for a second before it exits, unless told otherwise.
+func TestMain(m *testing.M) {
+	if hsm.IsWorker() {
+		if how := os.Getenv(hostileEnv); how != "" {
+			beHostile(how)
+		}
+		fmt.Fprintln(os.Stderr, hsm.Worker())
+		os.Exit(1)
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	goleak.VerifyTestMain(m)
+}
 
 func TestRoot(t *testing.T) {
 	roottest.Run(t, func(t *testing.T) kms.Root { return hsmtest.Root(t) })

@@ -64,7 +64,14 @@ func (m *member) count(err error) {
 }
 
 func (m *member) connect(ctx context.Context) (backend, error) {
-	// A nil *token in the interface would be a backend.
+	// A nil *remote or *token in the interface would be a backend.
+	if m.cfg.Isolation == IsolationWorker {
+		r, err := openRemote(ctx, m.cfg, m.pin, m.group.same, m.group.log)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
 	t, err := openToken(ctx, m.cfg, m.pin, m.group.same, m.group.log)
 	if err != nil {
 		return nil, err
@@ -239,11 +246,12 @@ func (m *member) probe(ctx context.Context) {
 
 func (m *member) stats() Stats {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	earlier := m.earlier
+	m.mu.Unlock()
 	if b := m.get(); b != nil {
-		return m.earlier.plus(b.stats())
+		return earlier.plus(b.stats()) // which may take a moment
 	}
-	return m.earlier
+	return earlier
 }
 
 func (m *member) close() error {

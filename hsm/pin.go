@@ -65,30 +65,75 @@ type pinSource struct {
 
 	mu      sync.Mutex
 	kept    []byte // what can be read only once: from Env and FD
-	refused []byte // what the token has refused
+	refused []byte // what is not tried again
+	why     error  // errRefused or errDoubted
+
+	accepted acceptedPIN // the one that the token took last
+
+	// In a worker process: the gateway, which has the PIN, does what use does.
+	over func(login func(pin []byte, accepted bool) error) error
 }
 
-var errRefused = fmt.Errorf("hsm: the token has refused this PIN before; it is not tried again: %w", kms.ErrDenied)
+var (
+	errRefused = fmt.Errorf("hsm: the token has refused this PIN before; it is not tried again: %w", kms.ErrDenied)
+	// errUnanswered is what a login returns of which it is not known whether the token
+	// has accepted the PIN.
+	errUnanswered = fmt.Errorf("hsm: the token has not said whether it accepts the PIN: %w", kms.ErrUnavailable)
+	// errNeedless is what a login returns that was not needed, so that the token has not
+	// looked at the PIN.
+	errNeedless = errors.New("hsm: this process is logged in already")
+)
 
-// use calls login with the PIN, which is wiped after it. A PIN that login
-// refuses is not used again.
-func (s *pinSource) use(login func(pin []byte) error) error {
+// use calls login with the PIN, which is wiped after it, and whether the token has
+// accepted it before. A PIN that login
+// refuses is not used again, nor is one that was never accepted and of which login does
+// not know what the token says: it may have been refused.
+func (s *pinSource) use(login func(pin []byte, accepted bool) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.over != nil {
+		return s.over(login)
+	}
 	pin, err := s.read()
 	if err != nil {
 		return err
 	}
 	defer clear(pin)
 	if s.refused != nil && subtle.ConstantTimeCompare(pin, s.refused) == 1 {
-		return fmt.Errorf("%w (%v)", errRefused, s.from)
+		return fmt.Errorf("%w (%v)", s.why, s.from)
 	}
-	err = login(pin)
-	if c, ok := classOf(err); ok && c == pinFault {
-		clear(s.refused)
-		s.refused = append([]byte(nil), pin...)
+	accepted := s.accepted.is(pin)
+	err = login(pin, accepted)
+	switch c, ok := classOf(err); {
+	case err == nil:
+		s.accepted.note(pin)
+	case errors.Is(err, errNeedless):
+		return nil
+	case ok && c == pinFault:
+		s.refuse(pin, errRefused)
 		return fmt.Errorf("%w: the token refuses the PIN from %v", err, s.from)
+	case errors.Is(err, errUnanswered) && !accepted:
+		s.refuse(pin, errDoubted)
 	}
+	return err
+}
+
+func (s *pinSource) refuse(pin []byte, why error) {
+	clear(s.refused)
+	s.refused, s.why = append([]byte(nil), pin...), why
+}
+
+// take reads a PIN that can be read only once, or copies that of another token, which
+// has read it.
+func (s *pinSource) take(from *pinSource) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from != nil {
+		s.kept = append([]byte(nil), from.kept...)
+		return nil
+	}
+	pin, err := s.read()
+	clear(pin)
 	return err
 }
 
@@ -115,7 +160,7 @@ func (s *pinSource) forget() {
 	defer s.mu.Unlock()
 	clear(s.kept)
 	clear(s.refused)
-	s.kept, s.refused = nil, nil
+	s.kept, s.refused, s.accepted = nil, nil, acceptedPIN{}
 }
 
 func (p PIN) read() ([]byte, error) {

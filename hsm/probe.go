@@ -30,17 +30,14 @@ func (t *token) login(s session) error {
 	if err != nil {
 		return err
 	}
-	return t.countLogin(t.pin.use(func(pin []byte) error {
-		if risk != nil && !t.accepted.is(pin) {
+	return t.countLogin(t.pin.use(func(pin []byte, accepted bool) error {
+		if risk != nil && !accepted {
 			return risk
 		}
 		t.count.logins.Add(1)
 		err := s.link.module.login(s.handle, pin)
 		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
-			return nil // another root of this process was first
-		}
-		if err == nil {
-			t.accepted.note(pin)
+			return errNeedless // another root of this process was first
 		}
 		return err
 	}))

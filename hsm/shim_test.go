@@ -18,6 +18,7 @@ type shim struct {
 	control *p11shim.Control
 	fixture softhsm.Fixture
 	cfg     hsm.Config
+	module  string // path
 }
 
 // A fault is what a function of the module does instead of its work.
@@ -28,7 +29,8 @@ type fault struct {
 	sleep time.Duration // before each call, in whole milliseconds
 	after bool          // make the real call before the answer
 	flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
-	abort bool          // the process ends at the next call
+	abort bool          // the process ends at the next call or, with times, at so many
+	trap  bool          // with abort: by SIGSEGV
 	hold  bool          // calls hang until free, also after heal
 }
 
@@ -60,7 +62,7 @@ func shimBefore(t *testing.T, f softhsm.Fixture, path string, cfg hsm.Config) (*
 	if err != nil {
 		unable(t, err)
 	}
-	s := &shim{t: t, control: control, fixture: f, cfg: cfg}
+	s := &shim{t: t, control: control, fixture: f, cfg: cfg, module: cfg.Module}
 	t.Cleanup(s.heal) // before the root is closed: what hangs ends
 	return s, cfg
 }
@@ -77,7 +79,7 @@ func unable(t *testing.T, err error) {
 func (s *shim) fail(function string, f fault) {
 	s.t.Helper()
 	ok(s.t, s.control.Fail(function, p11shim.Fault{
-		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, After: f.after, Flip: f.flip, Abort: f.abort, Hold: f.hold,
+		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, After: f.after, Flip: f.flip, Abort: f.abort, Trap: f.trap, Hold: f.hold,
 	}))
 }
 

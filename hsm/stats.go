@@ -26,6 +26,7 @@ type Stats struct {
 	PINsRefused  uint64          // logins that the token refused for the PIN
 	PINsWithheld uint64          // logins that were not tried: ErrPINAtRisk, or a PIN that was refused before
 	Functions    []FunctionStats // of the module's functions, those that were ever called
+	Restarts     uint64          // worker processes in the place of others
 }
 
 func (s Stats) plus(o Stats) Stats {
@@ -46,6 +47,7 @@ func (s Stats) plus(o Stats) Stats {
 	s.PINsRefused += o.PINsRefused
 	s.PINsWithheld += o.PINsWithheld
 	s.Functions = sumFunctions(s.Functions, o.Functions)
+	s.Restarts += o.Restarts
 	return s
 }
 

@@ -144,6 +144,7 @@ roots() {
 		fi
 	done <<-'ROOTS'
 		hsm TestRoot PKCS#11, on SoftHSM2
+		hsm TestRootInAWorker PKCS#11, on SoftHSM2, in a worker process
 		hsm TestRootOnNSS PKCS#11, on NSS softokn
 		vault TestRootOnTheFake Vault transit, on a fake at the wire
 		vault TestRootOnVaultWithTheDocumentedRights Vault transit, on a real core, which make test-vault builds

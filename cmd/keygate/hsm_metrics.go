@@ -85,6 +85,7 @@ func eachToken(desc func(name, help string, labels ...string) *prometheus.Desc) 
 		counter("logins_total", "Logins that were tried.", func(s hsm.Stats) uint64 { return s.Logins }),
 		counter("pins_refused_total", "Logins that the token refused for the PIN. Each is an alarm.", func(s hsm.Stats) uint64 { return s.PINsRefused }),
 		counter("pins_withheld_total", "Logins that were not tried: the token has refused this PIN, or would lock it if it were wrong.", func(s hsm.Stats) uint64 { return s.PINsWithheld }),
+		counter("worker_restarts_total", "Worker processes in the place of others that crashed, stopped or hung, with isolation: worker.", func(s hsm.Stats) uint64 { return s.Restarts }),
 		gauge("loaded_keys", "Master keys that are loaded in the token.", func(s hsm.TokenStatus) float64 { return float64(s.Stats.LoadedKeys) }),
 	}
 }

@@ -33,7 +33,7 @@ func TestServer(t *testing.T) {
 			o := &operator{token: softhsm.Token(t)}
 			testscript.Run(t, testscript.Params{Files: []string{file}, Setup: o.setUp, Cmds: scriptCommands{
 				"envsubst": envsubst, "mode": checkMode,
-				"server": o.start, "signal": o.signal, "stopped": o.stopped, "logged": o.logged, "hidden": o.hidden,
+				"server": o.start, "signal": o.signal, "stopped": o.stopped, "logged": o.logged, "hidden": o.hidden, "worker": o.worker,
 			}})
 		})
 	}
@@ -45,6 +45,8 @@ type operator struct {
 	cmd   *exec.Cmd
 	log   string
 	done  chan struct{} // closed when the server has ended
+
+	lastWorker int // process id
 }
 
 // setUp gives a script an authority, a server certificate, the identities admin
@@ -166,9 +168,9 @@ func (o *operator) read(ts *testscript.TestScript) []byte {
 	return text
 }
 
-// signal is "signal HUP", "signal TERM" or "signal INT".
+// signal is "signal HUP", "signal TERM", "signal INT" or "signal KILL".
 func (o *operator) signal(ts *testscript.TestScript, _ bool, args []string) {
-	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM, "INT": syscall.SIGINT}
+	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL}
 	ts.Check(o.cmd.Process.Signal(signals[args[0]]))
 }
 

@@ -43,7 +43,8 @@ type Fault struct {
 	Sleep time.Duration // before each call, in whole milliseconds; ends with the fault
 	After bool          // make the real call, and then answer Code
 	Flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
-	Abort bool          // the process ends at the next call
+	Abort bool          // the process ends at the next call or, with Times or Skip, at those calls
+	Trap  bool          // with Abort: by a bad address, SIGSEGV, and not by SIGABRT
 	Hold  bool          // calls that begin hang until Free, also when the fault has ended
 }
 
@@ -118,6 +119,14 @@ func (c *Control) Env() []string {
 // Close closes the control file.
 func (c *Control) Close() error { return c.file.Close() }
 
+// end is what the control file says of Abort and Trap.
+func (f Fault) end() int64 {
+	if !f.Abort {
+		return 0
+	}
+	return 1 | flag(f.Times != 0 || f.Skip != 0)<<1 | flag(f.Trap)<<2
+}
+
 // Fail has a function do f from its next call on.
 func (c *Control) Fail(function string, f Fault) error {
 	hold := int64(0)
@@ -134,7 +143,7 @@ func (c *Control) Fail(function string, f Fault) error {
 		{atSkip, int64(f.Skip)},
 		{atSleep, f.Sleep.Milliseconds()},
 		{atAfter, flag(f.After)},
-		{atAbort, flag(f.Abort)},
+		{atAbort, f.end()},
 		{atFlip, int64(f.Flip)},
 		{atHold, hold},
 		{atTimes, int64(f.Times)},

@@ -41,7 +41,8 @@ struct entry {
 	uint64_t sleep;  // milliseconds before each call; can be ended by writing 0
 	uint64_t inside; // calls that are in the function now
 	uint64_t after;  // not 0: make the real call, then answer rv
-	uint64_t abort;  // not 0: the process ends here
+	uint64_t abort;  // not 0: the process ends here; with 2 in it only where an answer
+	                 // is due; with 4 in it by a bad address
 	uint64_t flip;   // not 0: make the real call, and if it is CKR_OK flip a bit
 	                 // of the first byte that the argument of this number (from 1)
 	                 // points to
@@ -120,8 +121,11 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 	word rv;
 	__atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
-	if (x->abort)
+	if (x->abort && (!(x->abort & 2) || due(x))) {
+		if (x->abort & 4)
+			*(volatile int *)(x->abort) = 0; // 5 or 7
 		abort();
+	}
 	wait_for(x);
 	if (!due(x)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
