@@ -121,6 +121,9 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 	if b == nil {
 		return nil, fmt.Errorf("hsm: %s has not been reached yet: %w", m.name, m.lastError())
 	}
+	if ctx.Err() != nil { // this process stood still: that tells nothing of the token
+		return nil, waited(ctx, "begin")
+	}
 	m.running.Add(1)
 	defer m.running.Add(-1)
 	life := m.mends.Load()
