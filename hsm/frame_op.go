@@ -21,15 +21,16 @@ type order struct {
 
 // size returns the bytes that append needs at the most.
 func (o *order) size() int {
-	return 64 + len(o.handle) + len(o.a) + len(o.b) + min(len(o.caller), maxCaller)
+	return 96 + len(o.handle) + len(o.a) + len(o.b) + min(len(o.caller), maxCaller)
 }
 
-// append appends
+// append appends what o has but for begun, which token.run makes for its own tries:
 //
 //	1  kind
 //	1  purpose
 //	1  once
 //	16 key id
+//	8  number of a key in the token
 //	8  nanoseconds that are left
 //	8  size
 //	caller, handle, a and b, each with its size
@@ -40,6 +41,7 @@ func (o *order) append(b []byte) []byte {
 	}
 	b = append(b, byte(o.kind), byte(o.purpose), once)
 	b = append(b, o.id[:]...)
+	b = append(b, o.number[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(o.left))
 	b = binary.BigEndian.AppendUint64(b, uint64(o.op.size))
 	b = appendBytes(b, o.caller[:min(len(o.caller), maxCaller)])
@@ -54,6 +56,7 @@ func parseOrder(body []byte) (o order, err error) {
 	o.kind, o.purpose = opKind(r.uint8()), kms.Purpose(r.uint8())
 	o.once = r.uint8() == 1
 	copy(o.id[:], r.take(len(o.id)))
+	copy(o.number[:], r.take(len(o.number)))
 	o.left = time.Duration(r.uint64())
 	o.op.size = int(r.uint64())
 	o.caller = r.bytes()

@@ -52,13 +52,6 @@ func (a *acquaintance) first(m memory) memory {
 	return *a.known
 }
 
-// get returns the memory that there is, or nil.
-func (a *acquaintance) get() *memory {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.known
-}
-
 // remember returns the memory of a link.
 func (s session) remember() (memory, error) {
 	record, err := s.mac(s.link.recordKey.object, []byte(checkConstant))

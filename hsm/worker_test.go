@@ -121,6 +121,27 @@ func TestHS21_ACrashWhileAKeyIsMade(t *testing.T) {
 	}
 }
 
+// Of a key that is to stay in the token a crash leaves none behind: the next try takes
+// away what the one before it made, by the name that the gateway chose for both.
+func TestHS21_ACrashWhileAKeyIsMadeInTheToken(t *testing.T) {
+	s, cfg := residentShim(t)
+	cfg.Timeout = 5 * time.Second
+	r := hsmtest.Open(t, isolated(cfg))
+	var handles [][]byte
+	for i, function := range []string{"C_GetAttributeValue", "C_EncryptInit", "C_Decrypt"} {
+		s.fail(function, fault{abort: true, times: 1})
+		handle, err := r.NewKey(t.Context(), kms.KeyID{byte(i)}, kms.Encryption)
+		ok(t, err)
+		if left := s.left(function); left != 0 {
+			t.Errorf("%s did not crash", function)
+		}
+		_, err = r.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
+		ok(t, err)
+		handles = append(handles, handle)
+	}
+	are(t, residents(t, cfg), handles...)
+}
+
 // A module that crashes whatever it is asked is started ever less often, and an op is
 // tried twice.
 func TestHS21_AModuleThatAlwaysCrashes(t *testing.T) {
