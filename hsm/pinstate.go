@@ -78,6 +78,19 @@ func (a *acceptedPIN) of(pin []byte) []byte {
 	return h.Sum(nil)
 }
 
+// attempted returns what an attempt to reach a token comes to that ended with err,
+// where its own counts are lost with its process.
+func attempted(err error) Stats {
+	s := Stats{Failures: 1}
+	switch {
+	case errors.Is(err, ErrPINAtRisk), errors.Is(err, errRefused), errors.Is(err, errDoubted):
+		s.PINsWithheld = 1
+	case errors.Is(err, ErrPIN):
+		s.Logins, s.PINsRefused = 1, 1
+	}
+	return s
+}
+
 // pinCheck says what the token knows about the user's PIN before a login.
 func pinCheck(flags uint) Check {
 	c := Check{What: "PIN of the user", Found: "no wrong one since the last login", OK: true}

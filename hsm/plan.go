@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/miekg/pkcs11"
@@ -74,27 +75,27 @@ func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
 	if err != nil {
 		return plan, err
 	}
-	if err := plan.examined(s.checkMechanisms(t.cfg)); err != nil {
+	checks, err := s.examine(t.cfg)
+	plan.Checks = append(plan.Checks, slices.DeleteFunc(checks, isMissing)...)
+	if err != nil {
 		return plan, err
 	}
 	l.plan = &plan
 	if !kek {
-		err = s.makeKEK(t.cfg.KEK)
-	} else {
-		err = plan.examined(s.examineKEK(t.cfg))
-	}
-	if err != nil {
-		return plan, err
+		if err := s.makeKEK(t.cfg.KEK); err != nil {
+			return plan, err
+		}
 	}
 	if !record {
 		return plan, s.makeRecordKey(t.cfg.RecordKey)
 	}
-	return plan, plan.examined(s.examineRecordKey(t.cfg))
+	return plan, nil
 }
 
-func (p *Plan) examined(checks []Check, err error) error {
-	p.Checks = append(p.Checks, checks...)
-	return err
+// isMissing reports whether c is about a key that is not there.
+func isMissing(c Check) bool {
+	_, missing := errors.AsType[*notFoundError](c.err)
+	return missing
 }
 
 // add notes a token object in the place of making it.

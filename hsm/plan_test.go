@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miekg/pkcs11"
+
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
 	"github.com/keygate/keygate/kms"
@@ -96,11 +98,22 @@ func TestHS14_ADryRunLogsInOnceAndMakesNothing(t *testing.T) {
 	if n := s.calls("C_Login") - before; n != 1 {
 		t.Errorf("%d logins", n)
 	}
-	for _, f := range []string{"C_GenerateKey", "C_CreateObject", "C_DestroyObject", "C_SetAttributeValue", "C_CopyObject", "C_InitToken"} {
+	for _, f := range []string{"C_SetAttributeValue", "C_InitToken", "C_InitPIN", "C_SetPIN"} {
 		if n := s.calls(f); n != 0 {
 			t.Errorf("%d calls of %s", n, f)
 		}
 	}
+	r := hsmtest.Open(t, s.cfg)
+	ok(t, r.OnSession(t.Context(), func(c hsm.Calls) {
+		// PKCS#11 v2.40 base 5.7.3: of all token objects.
+		ok(t, c.FindObjectsInit(c.Session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)}))
+		found, _, err := c.FindObjects(c.Session, 10)
+		ok(t, err)
+		ok(t, c.FindObjectsFinal(c.Session))
+		if len(found) != 2 {
+			t.Errorf("the token has %d objects, not its two root keys", len(found))
+		}
+	}))
 }
 
 func TestADryRunRefusesWhatInitRefuses(t *testing.T) {

@@ -53,7 +53,7 @@ func openRemote(ctx context.Context, cfg Config, pin *pinSource, same *acquainta
 	r := &remote{cfg: cfg, log: log, pin: pin, same: same, changed: make(chan struct{}), ended: make(chan struct{})}
 	p, err := r.start(ctx)
 	if err != nil {
-		return nil, err
+		return nil, &openError{err, attempted(err)}
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.process, r.last = p, p
@@ -200,8 +200,16 @@ func (r *remote) another(pause time.Duration) (*process, time.Duration) {
 			r.log.Info("hsm: a new worker process has the module", "token", r.cfg.tokenName(), "pid", p.pid, "after", time.Since(begun).Round(time.Millisecond))
 			return p, pause
 		}
+		r.count(attempted(err))
 		r.log.Error("hsm: the worker process of the module cannot be used", "token", r.cfg.tokenName(), "error", err)
 	}
+}
+
+// count adds s to what was counted in workers that have ended.
+func (r *remote) count(s Stats) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before = r.before.plus(s)
 }
 
 func (r *remote) info() TokenInfo {

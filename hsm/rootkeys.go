@@ -20,15 +20,11 @@ func (s session) examine(c Config) ([]Check, error) {
 	if err != nil {
 		return checks, err
 	}
-	record, err := s.examineRecordKey(c)
-	return append(append(checks, kek...), record...), err
-}
-
-func (s session) examineRecordKey(c Config) ([]Check, error) {
-	return s.examineKey("record key", c.RecordKey, pkcs11.CKK_GENERIC_SECRET, recordRules, func(key pkcs11.ObjectHandle) ([]Check, error) {
+	record, err := s.examineKey("record key", c.RecordKey, pkcs11.CKK_GENERIC_SECRET, recordRules, func(key pkcs11.ObjectHandle) ([]Check, error) {
 		s.link.recordKey = &loaded{link: s.link, object: key}
 		return nil, nil
 	})
+	return append(append(checks, kek...), record...), err
 }
 
 func (s session) examineKEK(c Config) ([]Check, error) {

@@ -167,3 +167,24 @@ func TestABadPINOfATokenThatComesLateIsCounted(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// What is counted in a worker process is in the gateway's figures, also when the
+// worker has ended.
+func TestHS22_CallsOfAWorkerAreCounted(t *testing.T) {
+	r := hsmtest.Open(t, isolated(hsmtest.Config(t)))
+	useAll(t, r)
+	counted := func() map[string]uint64 {
+		calls := make(map[string]uint64)
+		for _, f := range r.Stats().Functions {
+			calls[f.Function] = f.Calls()
+		}
+		return calls
+	}
+	waitFor(t, func() bool {
+		c := counted()
+		return c["C_Encrypt"] > 0 && c["C_UnwrapKey"] > 0 && c["C_CreateObject"] > 0
+	})
+	if c := counted(); c["C_Login"] != 1 {
+		t.Errorf("%d logins", c["C_Login"])
+	}
+}

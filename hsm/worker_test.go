@@ -324,6 +324,7 @@ func TestF26_ARefusedPINIsTriedOnceOverAllWorkers(t *testing.T) {
 	if got := f.calls("C_Login") - before; got != 1 {
 		t.Errorf("%d calls of C_Login, not 1", got)
 	}
+	waitFor(t, func() bool { st := f.root.Stats(); return st.PINsRefused == 1 && st.PINsWithheld > 0 })
 	ok(t, os.WriteFile(cfg.PIN.File, good, 0o600))
 	f.recovers()
 }
