@@ -3,6 +3,8 @@ package mirror
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/keygate/keygate/kms"
 )
 
 type counters struct{ disagreements atomic.Uint64 }
@@ -41,6 +43,14 @@ func (r *Root) Stats() Stats {
 		}
 	}
 	return st
+}
+
+// Member returns the i-th root, 0 or 1; nil if it has not been opened yet.
+func (r *Root) Member(i int) kms.Root {
+	if root := r.sides[i].root.Load(); root != nil {
+		return *root
+	}
+	return nil
 }
 
 // Degraded names the roots that are away: first, second, or none.
