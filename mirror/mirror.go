@@ -109,7 +109,7 @@ type times struct {
 }
 
 var defaultTimes = times{
-	patience: 250 * time.Millisecond, look: 3 * time.Second, here: 10 * time.Second, away: time.Second,
+	patience: 250 * time.Millisecond, look: 3 * time.Second, here: 5 * time.Second, away: time.Second,
 	reopen: 10 * time.Second, gap: 250 * time.Millisecond, start: 15 * time.Second,
 }
 
