@@ -90,7 +90,11 @@ type Root struct {
 	stats   counters
 }
 
-var _ kms.Root = (*Root)(nil)
+var (
+	_ kms.Root       = (*Root)(nil)
+	_ kms.Degradable = (*Root)(nil)
+	_ kms.Partial    = (*Root)(nil)
+)
 
 // Format writes which roots r is over, whatever the verb, and not what they hold.
 func (r *Root) Format(f fmt.State, _ rune) {
