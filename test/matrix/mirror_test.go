@@ -41,7 +41,7 @@ func TestHS17_AGatewayLosesEitherRoot(t *testing.T) {
 			o.prepare()
 			breaks[i](true)
 			o.good("PUT", "/v1/key/generate/branch", "") // under the branch key in memory
-			o.opensAll(t) // before it is known
+			o.opensAll(t)                                // before it is known
 			o.until(t, []string{which})
 			o.opensAll(t)
 			o.good("GET", "/v1/ready", "")
