@@ -41,6 +41,9 @@ type StatusResponse struct {
 	// root of trust unavailable; zero, and left out, if the last one did not.
 	// Branch keys in memory may go on meanwhile. Ours.
 	RootOutage int64 `json:"root_outage_seconds,omitempty"`
+	// RootDegraded names the parts of the root of trust that cannot be used, while
+	// others serve in their place. Ours.
+	RootDegraded []string `json:"root_degraded,omitempty"`
 }
 
 // Route describes a route of the API; the answer of the api route is a list of

@@ -103,6 +103,7 @@ func (s *Server) listAPIs(r *request) (any, error) {
 // setHealth sets the fields of an answer that tell of root and store.
 func setHealth(to *api.StatusResponse, status kms.Status) {
 	to.RootUnavailable = status.Root != nil
+	to.RootDegraded = status.Degraded
 	if status.Store != nil {
 		to.KeyStoreUnavailable, to.KeyStoreUnreachable = true, true
 		return

@@ -152,18 +152,31 @@ func (k *KMS) makeBranch(ctx context.Context, r *record, epoch uint64) (*branch,
 	if err := k.tryBranch(ctx, h, v, wrapped, key); err != nil {
 		return nil, err
 	}
-	b, err := k.newBranch(h, wrapped, key, k.cfg.BranchLifetime)
+	lifetime := k.branchLifetime(wrapped)
+	b, err := k.newBranch(h, wrapped, key, lifetime)
 	if err != nil {
 		return nil, err
 	}
 	b.left.Store(k.cfg.BranchUses)
-	r.sealer.use(b, k.cfg.BranchLifetime+k.cfg.Outage)
+	r.sealer.use(b, lifetime+k.cfg.Outage)
 	if k.opened.epoch.Load() != epoch {
 		r.sealer.forget() // maybe the key is not to have one: see forgetBranches
 	}
 	k.keep(b, epoch)
 	k.stats.branchesMade.Add(1)
 	return b, nil
+}
+
+// partialLifetime bounds the life of a branch key that only a part of the root opens:
+// all that it seals depends on that part, also when the others have come back.
+const partialLifetime = time.Minute
+
+// branchLifetime returns how long a branch key that was wrapped so seals.
+func (k *KMS) branchLifetime(wrapped []byte) time.Duration {
+	if p, ok := k.root.(Partial); ok && p.Partial(wrapped) {
+		return min(k.cfg.BranchLifetime, partialLifetime)
+	}
+	return k.cfg.BranchLifetime
 }
 
 // tryBranch returns an error unless the root opens what it has just wrapped: all

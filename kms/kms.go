@@ -231,6 +231,7 @@ type Use struct {
 // Status is the state of what a KMS depends on.
 type Status struct {
 	Root         error         // nil, or why the root of trust cannot be used
+	Degraded     []string      // the parts of the root that cannot be used, while others serve in their place
 	Store        error         // nil, or why the key store cannot be used
 	StoreLatency time.Duration // of the key store's answer
 }
@@ -244,6 +245,9 @@ func (k *KMS) Status(ctx context.Context) Status {
 		defer close(done)
 		s.Root = guarded(func() error { return k.root.Status(ctx) })
 		k.rootSeen(s.Root)
+		if d, ok := k.root.(Degradable); ok {
+			s.Degraded = d.Degraded()
+		}
 	}()
 	start := time.Now()
 	storeCtx, cancel := context.WithTimeout(ctx, k.cfg.StoreTimeout)

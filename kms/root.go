@@ -94,6 +94,19 @@ type Root interface {
 	Close() error
 }
 
+// Degradable is a Root that has parts of which each can serve in the place of others.
+type Degradable interface {
+	// Degraded names the parts that cannot be used now. It asks nobody.
+	Degraded() []string
+}
+
+// Partial is a Root that can encrypt with a part of it only.
+type Partial interface {
+	// Partial reports whether a ciphertext of Encrypt was made so, so that it opens
+	// with that part only. It asks nobody.
+	Partial(ciphertext []byte) bool
+}
+
 // The errors of this package and of every root, wrapped with their cause.
 var (
 	// ErrKeyNotFound says that the store has proved that there is no key of

@@ -149,6 +149,8 @@ roots() {
 		vault TestRootOnTheFake Vault transit, on a fake at the wire
 		vault TestRootOnVaultWithTheDocumentedRights Vault transit, on a real core, which make test-vault builds
 		local TestRoot a file
+		mirror TestRoot|TestRootOfSoftHSMAndAFile a mirror, of files, and of SoftHSM2 and a file
+		mirror TestRootOfSoftHSMAndVault a mirror, of SoftHSM2 and Vault transit on a real core
 		awskms TestRoot AWS KMS, one KMS key for all named keys, on moto (or AWS)
 		awskms TestRootAtLocalKMS AWS KMS, one KMS key for all named keys, on local-kms
 		awskms TestRootPerKey AWS KMS, a KMS key for each named key, on local-kms (or AWS)

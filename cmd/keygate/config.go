@@ -123,6 +123,8 @@ type configuration struct {
 	window   time.Duration // as kms.Config wants it
 	mode     envelope.Mode
 	outage   time.Duration // as kms.Config wants it
+
+	pinRefused refusedPIN // of the command line, for the tokens of a mirror
 }
 
 // load reads the configuration file and has checks look at it. It connects to

@@ -34,6 +34,12 @@ type keyStoreSection struct {
 }
 
 type rootSection struct {
+	singleRoot `yaml:",inline"`
+	Mirror     *mirrorSection `yaml:"mirror"`
+}
+
+// A singleRoot is a root of trust of which a mirror is made.
+type singleRoot struct {
 	PKCS11 *hsm.Config    `yaml:"pkcs11"`
 	Vault  *vault.Config  `yaml:"vault"`
 	AWSKMS *awskms.Config `yaml:"awskms"`
@@ -60,7 +66,10 @@ type driver[T any] struct {
 }
 
 // roots are the kinds of roots of trust.
-var roots = []driver[kms.Root]{
+var roots = append(slices.Clone(singleRoots), mirrorRoot)
+
+// singleRoots are those that are not made of others.
+var singleRoots = []driver[kms.Root]{
 	{
 		name:       "pkcs11",
 		configured: func(f *file) bool { return f.Root.PKCS11 != nil },

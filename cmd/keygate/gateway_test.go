@@ -46,7 +46,7 @@ func startGateway(t *testing.T, dir string) *testGateway {
 	check(t, err)
 	t.Cleanup(func() { trail.Close() })
 	server, err := gateway.New(gateway.Config{KMS: manager, Audit: trail, ErrorLog: logger, Version: "test",
-		Figures: rootFigures(g.root, &file{Root: rootSection{PKCS11: &hsm.Config{Token: g.root.Token().Label}}})}, g.state(t))
+		Figures: rootFigures(g.root, &file{Root: rootSection{singleRoot: singleRoot{PKCS11: &hsm.Config{Token: g.root.Token().Label}}}})}, g.state(t))
 	check(t, err)
 	g.serve(t, server)
 	return g

@@ -23,10 +23,7 @@ func loadToken(path string) (hsm.Config, error) {
 	if err != nil {
 		return hsm.Config{}, err
 	}
-	if cfg.Root.PKCS11 == nil {
-		return hsm.Config{}, errors.New("the configuration names no token: root.pkcs11 is not there (keygate root init is for the other roots of trust)")
-	}
-	return *cfg.Root.PKCS11, nil
+	return cfg.token()
 }
 
 // initHSM holds the flags of hsm init.

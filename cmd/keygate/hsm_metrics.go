@@ -7,13 +7,17 @@ import (
 
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/mirror"
 )
 
 // rootFigures returns the metrics of a root of trust: those of its tokens, if it has
-// any. What all roots have is in the gateway's own.
+// any, or of a mirror. What all roots have is in the gateway's own.
 func rootFigures(root kms.Root, f *file) []prometheus.Collector {
-	if r, ok := root.(*hsm.Root); ok {
+	switch r := root.(type) {
+	case *hsm.Root:
 		return []prometheus.Collector{newTokenFigures(r, f.Root.PKCS11.EachToken())}
+	case *mirror.Root:
+		return []prometheus.Collector{newMirrorFigures(r, f)}
 	}
 	return nil
 }

@@ -153,7 +153,7 @@ func liveMetrics(t *testing.T) (names, values map[string]bool) {
 	check(t, g.root.Random(t.Context(), make([]byte, 32)))
 	text, err := c.AllMetrics(t.Context())
 	check(t, err)
-	samples, err := parseMetrics(text)
+	samples, err := parseMetrics(append(text, mirrorMetrics(t)...))
 	check(t, err)
 	names, values = make(map[string]bool), make(map[string]bool)
 	for _, s := range samples {

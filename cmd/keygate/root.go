@@ -18,8 +18,9 @@ func newRootInitCommand() *cobra.Command {
 		Long: `Make what the root of trust of a configuration needs before a gateway can use it:
 for root.local the file of the root key, for root.awskms two KMS keys, for
 root.vault two transit keys (log in with other rights than a gateway has:
-docs/root-vault.md). The root keys of a PKCS#11 token are made
-by "keygate hsm init".
+docs/root-vault.md), for root.mirror all that of its two roots, and the record key
+in both, with its file. The root keys of a PKCS#11 token are made
+by "keygate hsm init", before.
 
 What is there is never overwritten, and to do it again changes nothing. Make a
 backup of what was made before you use it: without it, all keys are lost.`,

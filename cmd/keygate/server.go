@@ -59,6 +59,7 @@ set, JSON lines on standard output.`,
 				return err
 			}
 		}
+		cfg.pinRefused = pin
 		return pin.remember(serve(cmd.Context(), cfg, address))
 	}
 	return cmd

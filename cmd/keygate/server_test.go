@@ -32,7 +32,7 @@ func TestServer(t *testing.T) {
 			t.Parallel()
 			o := &operator{token: softhsm.Token(t)}
 			testscript.Run(t, testscript.Params{Files: []string{file}, Setup: o.setUp, Cmds: scriptCommands{
-				"envsubst": envsubst, "mode": checkMode,
+				"envsubst": envsubst, "mode": checkMode, "field": writeField,
 				"server": o.start, "signal": o.signal, "stopped": o.stopped, "logged": o.logged, "hidden": o.hidden, "worker": o.worker,
 			}})
 		})

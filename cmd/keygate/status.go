@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,6 +70,9 @@ func rootState(st *api.StatusResponse) string {
 }
 
 func rootHealth(st *api.StatusResponse) string {
+	if len(st.RootDegraded) > 0 {
+		return state(st.RootUnavailable) + ", degraded: away is " + strings.Join(st.RootDegraded, ", ")
+	}
 	if st.RootOutage > 0 {
 		return state(st.RootUnavailable) + ", operations have failed for " + (time.Duration(st.RootOutage) * time.Second).String()
 	}

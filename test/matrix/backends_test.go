@@ -25,6 +25,7 @@ type section struct {
 	yaml    string
 	env     []string
 	init    []string // the command that makes it, if that is not "store init"
+	before  []string // a command before that one
 	secrets []string
 	imports bool // a root: keys can be imported
 	forgets bool // a store: its records end with the process

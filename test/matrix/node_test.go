@@ -59,6 +59,7 @@ root: {%s}
 keystore: {%s}
 %s`, program.ids["admin"], file("server.key"), file("server.crt"), program.ids["app"], root.yaml, store.yaml, more)
 	n.configure(text, longTimeout)
+	n.run(root.before...)
 	n.run(root.init...)
 	n.run("store", "init")
 	n.configure(text, timeout)
