@@ -8,7 +8,8 @@
 //                 order of CK_FUNCTION_LIST (PKCS#11 v2.40), mapped, so what a
 //                 test writes holds at once
 //
-// Two shims in one process are compiled with -DMODULE='"PATH"' -DCONTROL='"PATH"'.
+// If there is a file of the name of the shim with .of after it, its two lines are
+// used in the place of these: one process can have several shims, each a copy.
 //
 // All arguments of the functions are words, so one function of eight words
 // stands for each of them: on the calling conventions of Linux on amd64 and
@@ -17,6 +18,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,11 +26,6 @@
 #include <unistd.h>
 
 #define FUNCTIONS 68
-
-#ifndef MODULE
-#define MODULE getenv("SHIM_MODULE")
-#define CONTROL getenv("SHIM_CONTROL")
-#endif
 
 typedef unsigned long word;
 typedef word call(word, word, word, word, word, word, word, word);
@@ -166,9 +163,32 @@ static call *const all[FUNCTIONS] = {
 	f60, f61, f62, f63, f64, f65, f66, f67,
 };
 
+// whose finds the paths of the real module and of the control file.
+static void whose(char **module, char **path)
+{
+	static char lines[2][4096];
+	char name[4096];
+	Dl_info info;
+	FILE *f;
+
+	*module = getenv("SHIM_MODULE");
+	*path = getenv("SHIM_CONTROL");
+	if (!dladdr(&ours, &info) || snprintf(name, sizeof name, "%s.of", info.dli_fname) >= (int)sizeof name || !(f = fopen(name, "r")))
+		return;
+	for (int i = 0; i < 2; i++) {
+		if (!fgets(lines[i], sizeof lines[i], f))
+			lines[i][0] = 0;
+		lines[i][strcspn(lines[i], "\n")] = 0;
+	}
+	fclose(f);
+	*module = lines[0];
+	*path = lines[1];
+}
+
 static int prepare(void)
 {
-	const char *module = MODULE, *path = CONTROL;
+	char *module, *path;
+	whose(&module, &path);
 	void *library = module ? dlopen(module, RTLD_NOW | RTLD_LOCAL) : NULL;
 	word (*get)(struct list **) = library ? (word (*)(struct list **))dlsym(library, "C_GetFunctionList") : NULL;
 	int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
