@@ -135,3 +135,20 @@ func TestHS13_AFaultForEverIsNoStorm(t *testing.T) {
 	f.heal()
 	f.recovers()
 }
+
+// A C_Finalize that does nothing, and says that there is nothing to do, leaves the
+// module initialised. It was taken for another's then, and never initialised again.
+func TestHS24_AModuleThatWasNotFinalisedIsStillOurs(t *testing.T) {
+	f := openFaulty(t)
+	f.fail("C_Finalize", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 1})
+	f.reinitialized() // C_Initialize answers that the module is initialised
+	if got := f.calls("C_CloseAllSessions"); got == 0 {
+		t.Error("the sessions that C_Finalize should have closed are left open")
+	}
+	before := f.calls("C_Finalize")
+	f.reinitialized()
+	if got := f.calls("C_Finalize") - before; got != 1 {
+		t.Errorf("the module was finalised %d times, not once", got)
+	}
+	ok(t, f.decrypt())
+}
