@@ -14,13 +14,26 @@ import (
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
+	if err != nil && t.wasConnected() {
+		err = askedBefore(err)
+	}
 	if err == nil || !worthReset(err) {
 		return l, err
 	}
 	if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
 		return nil, fmt.Errorf("%w; %w", err, resetErr)
 	}
-	return t.newLink(ctx, t.module.generation())
+	l, err = t.newLink(ctx, t.module.generation())
+	if err != nil && t.wasConnected() {
+		err = askedBefore(err)
+	}
+	return l, err
+}
+
+func (t *token) wasConnected() bool {
+	t.repair.mu.Lock()
+	defer t.repair.mu.Unlock()
+	return t.repair.links > 0
 }
 
 func worthReset(err error) bool {

@@ -36,6 +36,7 @@ type link struct {
 	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input
+	refusals  refusals
 	sessions  atomic.Int64
 	plan      *Plan // if not nil, gets the token objects that would be made, and none is
 	broken    atomic.Bool
