@@ -41,6 +41,7 @@ type Fault struct {
 	Times int           // how many calls; Forever: all
 	Skip  int           // how many calls pass before
 	Sleep time.Duration // before each call, in whole milliseconds; ends with the fault
+	Every int           // only one call of so many sleeps; zero: each
 	After bool          // make the real call, and then answer Code
 	Flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 	Abort bool          // the process ends at the next call or, with Times or Skip, at those calls
@@ -67,6 +68,7 @@ const (
 	atFreed   = 80
 	atOffset  = 88
 	atHide    = 96
+	atEvery   = 104
 )
 
 // Build writes the module into dir and returns its path. A process that loads it
@@ -172,6 +174,7 @@ func (c *Control) Fail(function string, f Fault) error {
 		{atRV, int64(f.Code)},
 		{atSkip, int64(f.Skip)},
 		{atSleep, f.Sleep.Milliseconds()},
+		{atEvery, int64(f.Every)},
 		{atAfter, flag(f.After)},
 		{atAbort, f.end()},
 		{atFlip, int64(f.Flip)},

@@ -47,7 +47,7 @@ struct entry {
 	uint64_t freed;
 	uint64_t offset; // of C_GetSlotList: added to the number of each slot
 	uint64_t hide;   // of C_GetMechanismList: the mechanism that it leaves out
-	uint64_t unused;
+	uint64_t every;  // not 0: only one call of so many sleeps
 };
 
 struct list {
@@ -58,9 +58,12 @@ struct list {
 static struct list *real, ours;
 static struct entry *control;
 
-static void wait_for(struct entry *e)
+static void wait_for(struct entry *e, uint64_t call)
 {
 	struct timespec ms = {0, 1000000};
+	uint64_t every = __atomic_load_n(&e->every, __ATOMIC_SEQ_CST);
+	if (every != 0 && call % every != 0)
+		return;
 	for (uint64_t slept = 0; slept < __atomic_load_n(&e->sleep, __ATOMIC_SEQ_CST); slept++)
 		nanosleep(&ms, NULL);
 	uint64_t hold = __atomic_load_n(&e->hold, __ATOMIC_SEQ_CST);
@@ -116,14 +119,14 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 {
 	struct entry *x = &control[n];
 	word rv;
-	__atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
+	uint64_t call = __atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
 	if (x->abort && (!(x->abort & 2) || due(x))) {
 		if (x->abort & 4)
 			*(volatile int *)(x->abort) = 0; // 5 or 7
 		abort();
 	}
-	wait_for(x);
+	wait_for(x, call);
 	if (!due(x)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
 		if (x->hide && rv == 0)
