@@ -50,6 +50,9 @@ func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN strin
 	})
 }
 
+// Jittered is for TestLifetimesDiffer.
+var Jittered = jittered
+
 // ClassOf names the class of a code that a function answers.
 func ClassOf(function string, code uint) string {
 	return [...]string{
