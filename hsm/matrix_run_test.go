@@ -93,7 +93,9 @@ func TestHS01_F4_TheFaultMatrix(t *testing.T) {
 		t.Fatalf("%d cells were run, not %d", len(all), want)
 	}
 	t.Logf("%d cells in %v: %v; slowest recovery %v, of %v", len(all), took.Round(time.Second), tally, slowest.Recovery.Round(time.Millisecond), slowest.Cell)
-	checkFaultsDoc(t, all, took)
+	if allCells() {
+		checkFaultsDoc(t, all, took)
+	}
 }
 
 // child runs one test in a process of its own.
