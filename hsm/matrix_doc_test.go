@@ -157,7 +157,7 @@ func checkFaultsDoc(t *testing.T, all map[cell]finding, took time.Duration) {
 	was, is := strings.Split(string(old), "\n"), strings.Split(want, "\n")
 	for _, line := range is {
 		if !slices.Contains(was, line) {
-			t.Errorf("%s lacks %q: go test ./hsm -run FaultMatrix -update", faultsDoc, line)
+			t.Errorf("%s lacks %q: make faults", faultsDoc, line)
 		}
 	}
 	for _, line := range was {

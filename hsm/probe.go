@@ -133,6 +133,9 @@ func (s session) refusesBadTag(key pkcs11.ObjectHandle) error {
 
 // refusesChangedKey is refusesBadTag for a wrapped key: RFC 3394 3.
 func (s session) refusesChangedKey(h keyHandle) (err error) {
+	if h.wrapping == inToken {
+		return nil // this token wraps no key; see makeAnyProbe
+	}
 	h.wrapped = bytes.Clone(h.wrapped)
 	h.wrapped[len(h.wrapped)-1] ^= 1
 	s.link.refusals.wrap, err = refuses("a wrapped key that was changed", func() error {
