@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
@@ -87,4 +89,33 @@ func TestHS01_F4_AModuleThatEndsTheProcessLosesNothing(t *testing.T) {
 	if _, err := root.NewKey(t.Context(), kms.KeyID{9}, kms.Encryption); err != nil {
 		t.Error(err)
 	}
+}
+
+// With isolation: worker each function ends the worker, in the matrix of all others.
+func TestHS01_F4_AModuleThatEndsItsWorker(t *testing.T) {
+	if !allCells() {
+		t.Skip("KEYGATE_LONG=1 runs it with the race detector")
+	}
+	s, cfg := shimmed(t)
+	m := newMatrix(t, s, isolated(cfg))
+	m.open()
+	t.Cleanup(func() {
+		s.heal()
+		ok(t, m.root.Close())
+	})
+	m.prepare()
+	var times []time.Duration
+	tally := map[string]int{}
+	for _, f := range matrixFunctions {
+		found := m.runFairly(cell{f.name, 0, abort})
+		times, tally[found.Told] = append(times, found.Recovery), tally[found.Told]+1
+		if found.Wrong != nil {
+			t.Errorf("%v: %s", found.Cell, strings.Join(found.Wrong, "; "))
+		}
+	}
+	for _, k := range m.keys {
+		ok(t, m.opens(k))
+	}
+	slices.Sort(times)
+	t.Logf("%d workers ended: %v; all served again after %v, at most %v", len(times), tally, times[len(times)/2].Round(time.Millisecond), times[len(times)-1].Round(time.Millisecond))
 }

@@ -111,6 +111,7 @@ const (
 	always = "for ever"
 	hang   = "hang"
 	slow   = "slow"
+	abort  = "abort" // the process of the module ends; only with isolation: worker
 )
 
 // A cell is one fault.
@@ -478,6 +479,8 @@ func (m *matrix) begin(c cell) {
 		f.times = forever
 	case hang:
 		f.sleep = time.Hour
+	case abort:
+		f.abort, f.times = true, 1
 	case slow:
 		f.sleep = 2 * time.Millisecond
 	}
@@ -501,7 +504,7 @@ func (m *matrix) lead(function string) {
 // during does operations while the fault is on.
 func (m *matrix) during(c cell) {
 	switch end := time.Now().Add(mostRecovery); c.Mode {
-	case once, burst:
+	case once, burst, abort:
 		for m.left(c.Function) > 0 && time.Now().Before(end) && !m.refusedPIN(c) {
 			m.lead(c.Function)
 			m.round()
