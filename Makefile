@@ -5,7 +5,7 @@ STATE ?= state
 export ADDRESS STATE FUZZTIME VULNDB
 
 .DEFAULT_GOAL := help
-.PHONY: help build run demo test test-roots test-stores test-vault test-matrix soak churn lint fuzz vuln bench allocs pgo clean
+.PHONY: help build run demo test test-roots test-stores test-vault test-matrix test-asan faults soak churn lint fuzz vuln bench allocs pgo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ test-vault: ## pass the tests of the Vault drivers on a real Vault core, which i
 test-matrix: ## pass the tests of the whole gateway over each root and store, and with each broken, and print the tables
 	@scripts/packages.sh test
 	@scripts/aws.sh scripts/test.sh matrix
+
+test-asan: ## pass tests of package hsm with the address sanitizer of C (minutes)
+	@scripts/packages.sh test
+	@scripts/test.sh asan
+
+faults: ## run the fault matrix of the HSM, and write docs/hsm-faults.md
+	@scripts/packages.sh test
+	@CI=true go test ./hsm -count=1 -v -run FaultMatrix -args -update
 
 soak: ## run a gateway under a mixed load for SOAK (default 60m), with and without the race detector, and judge whether it grows
 	@scripts/packages.sh test

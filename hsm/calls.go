@@ -70,6 +70,11 @@ func (c calls) CloseSession(s pkcs11.SessionHandle) (err error) {
 	return c.raw.CloseSession(s)
 }
 
+func (c calls) CloseAllSessions(slot uint) (err error) {
+	defer c.book.enter(fnCloseAllSessions).done(&err)
+	return c.raw.CloseAllSessions(slot)
+}
+
 func (c calls) GetSessionInfo(s pkcs11.SessionHandle) (_ pkcs11.SessionInfo, err error) {
 	defer c.book.enter(fnGetSessionInfo).done(&err)
 	return c.raw.GetSessionInfo(s)

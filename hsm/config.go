@@ -18,6 +18,7 @@ const (
 	DefaultTimeout   = 2 * time.Second
 	DefaultKeys      = 10_000
 	DefaultWait      = 250 * time.Millisecond
+	DefaultLifetime  = time.Hour
 )
 
 // Config says which token is the root of trust. It is a section of the
@@ -61,6 +62,10 @@ type Config struct {
 	// IV says who makes the initialisation vectors of AES-GCM. "host", the
 	// default, is all there is: this process, with crypto/rand.
 	IV string `yaml:"iv,omitempty"`
+	// SessionLifetime is how long a session is used for calls, give or take a fifth, so
+	// that not all are opened anew at the same time. Sessions that hold loaded keys,
+	// and so the login, last as long as the connection. Default 1h.
+	SessionLifetime time.Duration `yaml:"session_lifetime,omitempty"`
 	// Wrapping says how the KEK wraps new keys: aes-kw, aes-kwp or aes-gcm. It is
 	// an error if the token does not have it. Empty, the default: the first of
 	// these that it has. Keys that were wrapped in another way can be used as long
@@ -134,6 +139,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Keys == 0 {
 		c.Keys = DefaultKeys
 	}
+	if c.SessionLifetime == 0 {
+		c.SessionLifetime = DefaultLifetime
+	}
 	if c.Queue.Wait == 0 {
 		c.Queue.Wait = min(DefaultWait, c.Timeout)
 	}
@@ -192,6 +200,7 @@ func (c Config) faults() (faults []error) {
 	refuse(c.KEK == c.RecordKey, "kek, record_key: two keys with the same label %q", c.KEK)
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)
+	refuse(c.SessionLifetime < 0, "session_lifetime: %v is negative", c.SessionLifetime)
 	refuse(c.Keys < 0, "keys: %d is negative", c.Keys)
 	refuse(c.Queue.Calls < 0, "queue.calls: %d is negative", c.Queue.Calls)
 	refuse(c.Timeout >= time.Millisecond && (c.Queue.Wait < time.Millisecond || c.Queue.Wait > c.Timeout), "queue.wait: %v is not from 1ms to the timeout, %v", c.Queue.Wait, c.Timeout)

@@ -22,6 +22,7 @@ func TestConfigIsChecked(t *testing.T) {
 		{"sessions", func(c *hsm.Config) { c.Sessions = 100_000 }},
 		{"timeout", func(c *hsm.Config) { c.Timeout = -time.Second }},
 		{"timeout", func(c *hsm.Config) { c.Timeout = time.Nanosecond }},
+		{"session_lifetime", func(c *hsm.Config) { c.SessionLifetime = -time.Second }},
 		{"keys", func(c *hsm.Config) { c.Keys = -1 }},
 		{"queue.calls", func(c *hsm.Config) { c.Queue.Calls = -1 }},
 		{"queue.wait", func(c *hsm.Config) { c.Queue.Wait = -time.Second }},

@@ -14,13 +14,26 @@ import (
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
+	if err != nil && t.wasConnected() {
+		err = askedBefore(err)
+	}
 	if err == nil || !worthReset(err) {
 		return l, err
 	}
 	if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
 		return nil, fmt.Errorf("%w; %w", err, resetErr)
 	}
-	return t.newLink(ctx, t.module.generation())
+	l, err = t.newLink(ctx, t.module.generation())
+	if err != nil && t.wasConnected() {
+		err = askedBefore(err)
+	}
+	return l, err
+}
+
+func (t *token) wasConnected() bool {
+	t.repair.mu.Lock()
+	defer t.repair.mu.Unlock()
+	return t.repair.links > 0
 }
 
 func worthReset(err error) bool {
@@ -62,7 +75,7 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 
 // newBareLink finds the token, opens a session with flags and logs in.
 func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
-	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, accept: t.cfg.Accept, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
+	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, life: t.cfg.SessionLifetime, accept: t.cfg.Accept, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
 	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ var ErrPIN = fmt.Errorf("hsm: the PIN was refused: %w", kms.ErrDenied)
 type Error struct {
 	Function string // "C_Decrypt"
 	Code     uint   // the CKR code
+	known    bool   // the same was done before, so Code is not about what was asked
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("hsm: %s: %s", e.Function, codeName(e.Code)) }
@@ -27,10 +28,23 @@ func (e *Error) Error() string { return fmt.Sprintf("hsm: %s: %s", e.Function, c
 func (e *Error) Unwrap() error { return meanings[e.class()] }
 
 func (e *Error) class() class {
-	if c, ok := codes[e.Code]; ok {
+	switch c := codes[e.Code]; {
+	case c == pinFault && e.Function != "C_Login":
+		return tokenFault // only C_Login is given a PIN
+	case c == requestFault && e.known:
+		return tokenFault
+	default:
 		return c
 	}
-	return tokenFault
+}
+
+// askedBefore notes that what err answers has worked before with such arguments: a
+// code that says otherwise (CKR_ARGUMENTS_BAD) is a fault of the token.
+func askedBefore(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.known = true
+	}
+	return err
 }
 
 // codeName returns "CKR_DEVICE_ERROR", or the number of a code that has no name.
@@ -42,19 +56,27 @@ func codeName(code uint) string {
 	return fmt.Sprintf("CKR 0x%X", code)
 }
 
-// A class is what a CKR code says is wrong, and so what repairs it.
+// A class is what a CKR code says is wrong, and so what repairs it. What makers do
+// otherwise than PKCS#11 says is not in a table of makers, which would be out of date
+// with the next firmware: what a bad tag and a wrapped key that was changed are
+// answered with is found out whenever a token is connected to; see session.refuses.
+// docs/hsm-faults.md shows what comes of each code.
 type class uint8
 
 const (
-	tokenFault   class = iota // the token, or nobody knows what: try another session, then connect anew
+	tokenFault   class = iota // the token, or nobody knows what (each code of a maker's): try another session, then connect anew
 	sessionFault              // this session: use another
 	objectFault               // the object is gone: load the key again
 	loginFault                // the login is gone: connect anew
 	moduleFault               // the module is not initialised: connect anew
 	pinFault                  // the PIN: never try it again
-	requestFault              // what was asked: trying again changes nothing
-	inputFault                // what was given, or a fault of the token: a canary tells
+	requestFault              // what was asked, unless a canary that asks the same fails too
+	inputFault                // what was given, unless a canary fails too
+	unclearFault              // the token, or what was given if this token answers so to bad input and a canary succeeds
 )
+
+// unsure reports whether a code of class c may mean bad input or a fault.
+func (c class) unsure() bool { return c == inputFault || c == unclearFault }
 
 // meanings says what each class means to package kms.
 var meanings = [...]error{
@@ -66,10 +88,11 @@ var meanings = [...]error{
 	pinFault:     ErrPIN,
 	requestFault: kms.ErrUnsupported,
 	inputFault:   kms.ErrUnavailable,
+	unclearFault: kms.ErrUnavailable,
 }
 
 // codes is the class of each code; one that is not here is a tokenFault.
-// PKCS#11 v2.40 5.1.
+// PKCS#11 v2.40 5.1. A pinFault is one only from C_Login.
 var codes = map[uint]class{
 	pkcs11.CKR_SESSION_HANDLE_INVALID:    sessionFault,
 	pkcs11.CKR_SESSION_CLOSED:            sessionFault,
@@ -119,10 +142,12 @@ var codes = map[uint]class{
 	pkcs11.CKR_DATA_INVALID:             inputFault,
 	pkcs11.CKR_SIGNATURE_INVALID:        inputFault,
 	ckrAEADDecryptFailed:                inputFault,
-	// SoftHSM 2.6.1 answers so to a bad tag (mended after it: softhsm/SoftHSMv2
-	// #690), nShield with FUNCTION_FAILED; both also mean a fault.
-	pkcs11.CKR_GENERAL_ERROR:   inputFault,
-	pkcs11.CKR_FUNCTION_FAILED: inputFault,
+	// SoftHSM 2.6.1 answers GENERAL_ERROR to a bad tag (measured; mended after it:
+	// softhsm/SoftHSMv2 #690), nShield FUNCTION_FAILED (read); AWS CloudHSM says
+	// FUNCTION_FAILED where it is busy (read: AWS CloudHSM user guide, HSM
+	// throttling). Both also mean a fault.
+	pkcs11.CKR_GENERAL_ERROR:   unclearFault,
+	pkcs11.CKR_FUNCTION_FAILED: unclearFault,
 }
 
 // PKCS#11 v3.0 has a code of its own for a bad tag.

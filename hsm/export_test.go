@@ -50,6 +50,17 @@ func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN strin
 	})
 }
 
+// Jittered is for TestLifetimesDiffer.
+var Jittered = jittered
+
+// ClassOf names the class of a code that a function answers.
+func ClassOf(function string, code uint) string {
+	return [...]string{
+		tokenFault: "token", sessionFault: "session", objectFault: "object", loginFault: "login", moduleFault: "module",
+		pinFault: "PIN", requestFault: "request", inputFault: "input", unclearFault: "unclear",
+	}[(&Error{Function: function, Code: code}).class()]
+}
+
 // Serials returns the serial numbers of the tokens of a label.
 func Serials(ctx context.Context, path, label string) (all []string, err error) {
 	err = inModule(ctx, path, func(m *module) error {

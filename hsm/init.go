@@ -142,7 +142,7 @@ func (s session) generate(mechanism uint, label string, template []*pkcs11.Attri
 		if err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
 			c, _ := classOf(answered("C_GenerateKey", err))
 			there, findErr := s.isThere(label)
-			if c != inputFault || there || findErr != nil {
+			if !c.unsure() || there || findErr != nil {
 				return errors.Join(answered("C_GenerateKey", err), findErr)
 			}
 		}

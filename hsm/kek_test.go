@@ -146,8 +146,45 @@ func TestHS18_ClulowsAttack(t *testing.T) {
 	})
 }
 
-func TestStoredKeysCannotBeUnwrappedReadable(t *testing.T) {
+// weakTemplates are what someone with the PIN would unwrap a stored key with, to read
+// it or to wrap it under a key that he knows.
+var weakTemplates = []map[uint]bool{
+	{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: true},
+	{pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: true},
+	{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: false},
+}
+
+// unwrapWeakly unwraps a stored key with one of weakTemplates.
+func (r raw) unwrapWeakly(wrapped []byte, set map[uint]bool) (pkcs11.ObjectHandle, error) {
+	r.t.Helper()
+	m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
+	template := flags([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES), pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, true)}, set)
+	return r.UnwrapKey(r.session, m, r.find(hsm.DefaultKEK), wrapped, template)
+}
+
+func TestHS18_UnwrappingWithAWeakerTemplate(t *testing.T) {
 	f := softhsm.Token(t)
+	as(t, f, func(r raw) {
+		// It works with a KEK that has no CKA_UNWRAP_TEMPLATE, which we refuse
+		// (TestHS18_AKEKWithoutAnUnwrapTemplateIsRefused) ...
+		kek, victim := r.makeKEK(goodKEK), r.victim()
+		wrapped, err := r.WrapKey(r.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}, kek, victim)
+		ok(t, err)
+		for _, set := range weakTemplates {
+			object, err := r.unwrapWeakly(wrapped, set)
+			ok(t, err)
+			if set[pkcs11.CKA_SENSITIVE] {
+				continue
+			}
+			value, err := r.GetAttributeValue(r.session, object, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil)})
+			if set[pkcs11.CKA_EXTRACTABLE] && (err != nil || !r.opens(victim, value[0].Value)) {
+				t.Errorf("the attack does not work where it should: the test is wrong: %v", err)
+			}
+		}
+	})
+	// ... and not with the KEK of Init.
+	f = softhsm.Token(t)
 	_, err := hsm.Init(t.Context(), configOf(f))
 	ok(t, err)
 	root, err := hsm.Open(t.Context(), configOf(f), quiet())
@@ -156,15 +193,8 @@ func TestStoredKeysCannotBeUnwrappedReadable(t *testing.T) {
 	ok(t, root.Close())
 	wrapped := handle[29 : 29+40]
 	as(t, f, func(r raw) {
-		m := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_WRAP, nil)}
-		for _, set := range []map[uint]bool{
-			{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: true},
-			{pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: true},
-			{pkcs11.CKA_SENSITIVE: false, pkcs11.CKA_EXTRACTABLE: false},
-		} {
-			template := flags([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
-				pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES)}, set)
-			if _, err := r.UnwrapKey(r.session, m, r.find(hsm.DefaultKEK), wrapped, template); err == nil {
+		for _, set := range weakTemplates {
+			if _, err := r.unwrapWeakly(wrapped, set); err == nil {
 				t.Errorf("a stored key was unwrapped with %v", set)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/miekg/pkcs11"
 	"golang.org/x/sync/singleflight"
@@ -19,11 +20,12 @@ type link struct {
 	gen    uint64 // the module's initialisation that all handles belong to
 	slot   uint
 	token  TokenInfo
-	flags  uint     // of all sessions
-	keeps  bool     // residency: token
-	accept []string // the rules that the operator said may be broken
-	broke  []string // those that are, with what that means
-	limit  int      // of loaded keys
+	flags  uint          // of all sessions
+	keeps  bool          // residency: token
+	accept []string      // the rules that the operator said may be broken
+	broke  []string      // those that are, with what that means
+	limit  int           // of loaded keys
+	life   time.Duration // of sessions for calls
 
 	// The anchor keeps the login while other sessions come and go. It is the
 	// first loader, once the link is made; the others are opened when keys are
@@ -36,6 +38,7 @@ type link struct {
 	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input
+	refusals  refusals
 	sessions  atomic.Int64
 	plan      *Plan // if not nil, gets the token objects that would be made, and none is
 	broken    atomic.Bool

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -65,7 +66,7 @@ func useModule(path, args string) (*module, error) {
 	}
 	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, changing: make(chan struct{}, 1), refs: 1})
 	m.gen.Store(1)
-	if err := m.initialize(); err != nil {
+	if err := m.begin(); err != nil {
 		ctx.Destroy()
 		return nil, err
 	}
@@ -87,12 +88,21 @@ func (m *module) initialize() error {
 		// The library may keep the pointer, so the memory is never freed.
 		options = append(options, pkcs11.InitializeWithReserved(cString(m.args)))
 	}
-	err := m.ctx.Initialize(options...)
-	m.guest = err == pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)
-	if m.guest {
+	return answered("C_Initialize", m.ctx.Initialize(options...))
+}
+
+// begin initialises the library, unless another part of the process has.
+func (m *module) begin() error {
+	err := m.initialize()
+	if m.guest = isInitialized(err); m.guest {
 		return nil
 	}
-	return answered("C_Initialize", err)
+	return err
+}
+
+func isInitialized(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Code == pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED
 }
 
 // release gives the module back. The last user finalizes it when the calls that
@@ -199,15 +209,34 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	m.mu.Unlock()
 	defer m.mu.Lock()
 	if err := m.ctx.Finalize(); err != nil && err != pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+		m.closeAllSessions()
 		return answered("C_Finalize", err)
 	}
-	return m.initialize()
+	if err := m.initialize(); !isInitialized(err) {
+		return err
+	}
+	// C_Finalize did nothing, or an earlier C_Initialize did something, whatever they
+	// answered. The library is still this module's, not another's.
+	m.closeAllSessions()
+	return nil
+}
+
+// closeAllSessions closes the sessions that C_Finalize did not: nothing else knows
+// their handles any longer, and a token has only so many.
+func (m *module) closeAllSessions() {
+	slots, err := m.ctx.GetSlotList(true)
+	if err != nil {
+		return
+	}
+	for _, slot := range slots {
+		_ = m.ctx.CloseAllSessions(slot)
+	}
 }
 
 // initializeAsGuest initialises the library if the part of the process that had
 // done so has finalized it. As long as it has not, nothing can be done here.
 func (m *module) initializeAsGuest() error {
-	if err := m.initialize(); err != nil {
+	if err := m.begin(); err != nil {
 		return err
 	}
 	if m.guest {

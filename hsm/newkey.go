@@ -86,7 +86,7 @@ func (s session) load(h keyHandle) (pkcs11.ObjectHandle, error) {
 	if _, err := s.mechanismOf(h.wrapping); err != nil {
 		return 0, err
 	}
-	return settle(kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.tryLoad(h) })
+	return settle(s, kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.tryLoad(h) })
 }
 
 func (s session) tryLoad(h keyHandle) (pkcs11.ObjectHandle, error) {

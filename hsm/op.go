@@ -40,6 +40,27 @@ func (o *op) slow() bool { return o.kind == opNewKey }
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
 func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
+	if o.kind == opDecrypt {
+		return s.decrypt(k, a, b)
+	}
+	return settle(s, nil, func() error { return s.performKnown(o, k) },
+		func() ([]byte, error) { return s.performOnce(o, k, a, b) })
+}
+
+// performKnown does what o does, with arguments of which it is known that the token
+// takes them. That can not be known of keys to import, so a key is made; and of a
+// key that is to be in the token the canary must do, which leaves none there.
+func (s session) performKnown(o *op, k *loaded) error {
+	if o.resident() {
+		return s.canary()
+	}
+	known := *o
+	known.size = min(o.size, 1)
+	_, err := s.performOnce(&known, k, nil, nil)
+	return err
+}
+
+func (s session) performOnce(o *op, k *loaded, a, b []byte) ([]byte, error) {
 	switch o.kind {
 	case opNewKey:
 		h, err := s.makeKey(o, a)
@@ -49,8 +70,6 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return h.marshal(), nil
 	case opEncrypt:
 		return s.seal(k.object, nil, a, b)
-	case opDecrypt:
-		return s.decrypt(k, a, b)
 	case opMAC:
 		mac, err := s.mac(k.object, a)
 		return mac[:], err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/keygate/keygate/kms"
@@ -133,16 +134,25 @@ func onSession[T any](ctx context.Context, w *worker, l *link, fn func(session) 
 		return result, err
 	}
 	defer l.leave()
+	if w.session.link != nil && time.Now().After(w.expires) {
+		w.session.abandon()
+	}
 	if w.session.link == nil {
 		if w.session, err = l.open(0); err != nil {
 			return result, err
 		}
+		w.expires = time.Now().Add(jittered(l.life))
 	}
 	result, err = fn(w.session)
 	if _, faulty := classOf(err); faulty {
 		w.session.abandon()
 	}
 	return result, err
+}
+
+// jittered returns a time that is up to a fifth less or more than d.
+func jittered(d time.Duration) time.Duration {
+	return d - d/5 + rand.N(2*d/5+1)
 }
 
 // react takes out of use what an error says is broken. If it came again on

@@ -144,10 +144,10 @@ func (s *pinSource) read() ([]byte, error) {
 	}
 	pin, err := s.from.read()
 	if err != nil {
-		return nil, fmt.Errorf("hsm: %v: %w", s.from, err)
+		return nil, fmt.Errorf("hsm: %v: %w: %w", s.from, err, kms.ErrDenied)
 	}
 	if len(pin) == 0 {
-		return nil, fmt.Errorf("hsm: %v: it is empty", s.from)
+		return nil, fmt.Errorf("hsm: %v: it is empty: %w", s.from, kms.ErrDenied)
 	}
 	if s.from.File == "" {
 		s.kept = append([]byte(nil), pin...)

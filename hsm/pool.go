@@ -30,6 +30,7 @@ type pool struct {
 // A worker is one goroutine of a pool and the session that it owns.
 type worker struct {
 	session session
+	expires time.Time    // of session
 	since   atomic.Int64 // when the job began, in nanoseconds since 1970; 0: none runs; or writtenOff
 }
 

@@ -57,6 +57,7 @@ func (s session) probe() []Check {
 		{"encrypt and decrypt", func() error { return s.roundTrip(s.link.probe.object) }},
 		{"authenticate with the record key", s.useRecordKey},
 		{"refuse a bad tag", func() error { return s.refusesBadTag(s.link.probe.object) }},
+		{"refuse a wrapped key that was changed", func() error { return s.refusesChangedKey(s.link.probe.handle) }},
 		{stepReadable, func() error { return s.refusesExtractable(s.link.probe.handle) }},
 		{"go on after that", s.canary},
 	} {
@@ -115,22 +116,36 @@ func (s session) roundTrip(key pkcs11.ObjectHandle) error {
 	return err
 }
 
-// refusesBadTag shows that the tag is checked, and that what the token answers
-// to a bad one is known to be the answer to bad input.
+// refusesBadTag shows that the tag is checked, and finds out what the token answers
+// to a bad one.
 func (s session) refusesBadTag(key pkcs11.ObjectHandle) error {
 	bad, err := s.seal(key, nil, []byte("keygate probe"), nil)
 	if err != nil {
 		return err
 	}
 	bad[len(bad)-1] ^= 1
-	_, err = s.unseal(key, bad, nil)
-	if err == nil {
-		return fmt.Errorf("%w: it takes a ciphertext with a bad tag", errWrong)
+	s.link.refusals.tag, err = refuses("a bad tag", func() error {
+		_, err := s.unseal(key, bad, nil)
+		return err
+	})
+	return err
+}
+
+// refusesChangedKey is refusesBadTag for a wrapped key: RFC 3394 3.
+func (s session) refusesChangedKey(h keyHandle) (err error) {
+	if h.wrapping == inToken {
+		return nil // this token wraps no key; see makeAnyProbe
 	}
-	if c, ok := classOf(err); !ok || c != inputFault {
-		return fmt.Errorf("hsm: the answer to a bad tag cannot be told from a fault: %w", err)
-	}
-	return nil
+	h.wrapped = bytes.Clone(h.wrapped)
+	h.wrapped[len(h.wrapped)-1] ^= 1
+	s.link.refusals.wrap, err = refuses("a wrapped key that was changed", func() error {
+		object, err := s.unwrap(h)
+		if err == nil {
+			return s.destroy(object)
+		}
+		return err
+	})
+	return err
 }
 
 // refusesExtractable shows that whoever has the PIN cannot unwrap a stored key

@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/softhsm"
 )
 
 // reinitialized makes the module be finalised and initialised.
@@ -22,6 +23,36 @@ func (f faulty) reinitialized() {
 	if got := f.calls("C_Initialize") - before; got != 1 {
 		f.t.Fatalf("the module was initialised %d times, not once", got)
 	}
+}
+
+// Numbers of objects begin again when the module is initialised anew, so that of one
+// key becomes another's, and a program that kept it encrypts under the wrong key,
+// without an error. This is what the next test is about.
+func TestHS03_AStaleNumberNamesAnotherKey(t *testing.T) {
+	f := softhsm.Token(t)
+	one, two := []byte("0123456789abcdef0123456789abcdef"), []byte("fedcba9876543210fedcba9876543210")
+	imported := func(r raw, key []byte) pkcs11.ObjectHandle {
+		object, err := r.CreateObject(r.session, flags([]*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
+			pkcs11.NewAttribute(pkcs11.CKA_VALUE, key)}, map[uint]bool{pkcs11.CKA_ENCRYPT: true, pkcs11.CKA_TOKEN: false}))
+		ok(t, err)
+		return object
+	}
+	var stale pkcs11.ObjectHandle
+	as(t, f, func(r raw) {
+		stale = imported(r, one)
+		imported(r, two)
+		if !r.opens(stale, one) {
+			t.Fatal("the number is not that of the first key")
+		}
+	})
+	as(t, f, func(r raw) {
+		imported(r, two)
+		imported(r, one)
+		if !r.opens(stale, two) {
+			t.Error("a stale number is not another key's here: the next test shows less than it says")
+		}
+	})
 }
 
 func TestHS03_NoHandleOutlivesTheModulesInitialisation(t *testing.T) {
@@ -134,4 +165,21 @@ func TestHS13_AFaultForEverIsNoStorm(t *testing.T) {
 	}
 	f.heal()
 	f.recovers()
+}
+
+// A C_Finalize that does nothing, and says that there is nothing to do, leaves the
+// module initialised. It was taken for another's then, and never initialised again.
+func TestHS24_AModuleThatWasNotFinalisedIsStillOurs(t *testing.T) {
+	f := openFaulty(t)
+	f.fail("C_Finalize", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 1})
+	f.reinitialized() // C_Initialize answers that the module is initialised
+	if got := f.calls("C_CloseAllSessions"); got == 0 {
+		t.Error("the sessions that C_Finalize should have closed are left open")
+	}
+	before := f.calls("C_Finalize")
+	f.reinitialized()
+	if got := f.calls("C_Finalize") - before; got != 1 {
+		t.Errorf("the module was finalised %d times, not once", got)
+	}
+	ok(t, f.decrypt())
 }

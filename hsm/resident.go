@@ -187,7 +187,7 @@ var errNoObject = fmt.Errorf("hsm: the token has no such key: %w", kms.ErrUnavai
 // is ErrCorrupt if the token works and has no such key, or another of its name.
 func (s session) loadResident(h keyHandle) (object pkcs11.ObjectHandle, err error) {
 	for range 2 {
-		object, err = settle(kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.findResident(h) })
+		object, err = settle(s, kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.findResident(h) })
 		if !errors.Is(err, errNoObject) {
 			return object, err
 		}

@@ -23,7 +23,11 @@ type session struct {
 func (l *link) open(flags uint) (session, error) {
 	h, err := l.module.ctx.OpenSession(l.slot, pkcs11.CKF_SERIAL_SESSION|l.flags|flags)
 	if err != nil {
-		return session{}, answered("C_OpenSession", err)
+		err = answered("C_OpenSession", err)
+		if flags == 0 && l.anchor.link != nil {
+			err = askedBefore(err) // for the anchor
+		}
+		return session{}, err
 	}
 	l.sessions.Add(1)
 	return session{link: l, handle: h}, nil

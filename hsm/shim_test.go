@@ -27,6 +27,7 @@ type fault struct {
 	times int           // how many calls; negative: for ever
 	skip  int           // how many calls pass before
 	sleep time.Duration // before each call, in whole milliseconds
+	every int           // only one call of so many sleeps
 	after bool          // make the real call before the answer
 	flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 	abort bool          // the process ends at the next call or, with times, at so many
@@ -79,7 +80,7 @@ func unable(t *testing.T, err error) {
 func (s *shim) fail(function string, f fault) {
 	s.t.Helper()
 	ok(s.t, s.control.Fail(function, p11shim.Fault{
-		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, After: f.after, Flip: f.flip, Abort: f.abort, Trap: f.trap, Hold: f.hold,
+		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, Every: f.every, After: f.after, Flip: f.flip, Abort: f.abort, Trap: f.trap, Hold: f.hold,
 	}))
 }
 

@@ -114,7 +114,7 @@ func (s session) chooseWrapping(c Config) (Check, error) {
 			continue
 		}
 		m, has, err := s.findMechanism(known.code)
-		if c, ok := classOf(err); ok && c != inputFault {
+		if c, ok := classOf(err); ok && !c.unsure() {
 			return Check{}, err
 		}
 		if !has { // or the token answers with what may mean anything

@@ -9,6 +9,7 @@
 #   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
 #   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
+#   asan   package hsm with the address sanitizer
 #   matrix the whole gateway over each root and store, with the tables of what ran
 #   soak   a gateway under a mixed load for $SOAK; $SOAKFLAGS are flags of the test:
 #          -soak.tokens=2, -soak.isolation=worker, -soak.report=FILE
@@ -81,6 +82,13 @@ matrix() {
 	find_vault
 	say the whole gateway over each root of trust and key store
 	$go test -count 1 -v ./test/matrix ${MATRIXFLAGS:+-args $MATRIXFLAGS} | grep -Ev '^ *(===|--- PASS)'
+}
+
+# asan runs what goes through C with the address sanitizer, in the process and in
+# the module that stands before SoftHSM (minutes to build).
+asan() {
+	say package hsm with the address sanitizer
+	P11SHIM_CFLAGS="-fsanitize=address -g" $go test -asan -count 1 -run '^TestHS(20|24)_|HS06_AHungCall|^TestRoot$' ./hsm
 }
 
 soak() {
@@ -170,9 +178,9 @@ vuln() {
 
 for part in "$@"; do
 	case $part in
-	lint | race | fips | fuzz | vuln | vault | roots | matrix | soak | churn) $part ;;
+	lint | race | fips | fuzz | vuln | vault | roots | matrix | asan | soak | churn) $part ;;
 	*)
-		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots|matrix|soak|churn..." >&2
+		echo "usage: test.sh lint|race|fips|fuzz|vuln|vault|roots|matrix|asan|soak|churn..." >&2
 		exit 2
 		;;
 	esac

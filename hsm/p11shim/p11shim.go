@@ -11,8 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -41,6 +41,7 @@ type Fault struct {
 	Times int           // how many calls; Forever: all
 	Skip  int           // how many calls pass before
 	Sleep time.Duration // before each call, in whole milliseconds; ends with the fault
+	Every int           // only one call of so many sleeps; zero: each
 	After bool          // make the real call, and then answer Code
 	Flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 	Abort bool          // the process ends at the next call or, with Times or Skip, at those calls
@@ -67,29 +68,48 @@ const (
 	atFreed   = 80
 	atOffset  = 88
 	atHide    = 96
+	atEvery   = 104
 )
 
-// Build compiles the module with cc and returns its path, in dir. A process that
-// loads it needs what Control.Env says in its environment.
-func Build(dir string) (string, error) { return compile(dir) }
-
-// Build compiles a module that needs nothing in the environment: one process can have
-// several.
-func (c *Control) Build(dir string) (string, error) {
-	define := func(name, value string) string { return "-D" + name + "=" + strconv.Quote(value) }
-	return compile(dir, define("MODULE", c.real), define("CONTROL", c.file.Name()))
-}
-
-func compile(dir string, defines ...string) (string, error) {
-	c, module := filepath.Join(dir, "shim.c"), filepath.Join(dir, "shim.so")
-	if err := os.WriteFile(c, source, 0o600); err != nil {
+// Build writes the module into dir and returns its path. A process that loads it
+// needs what Control.Env says in its environment.
+func Build(dir string) (string, error) {
+	text, err := compiled()
+	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("cc", append(defines, "-O2", "-shared", "-fPIC", "-o", module, c, "-ldl")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("p11shim: cc: %w: %s", err, out)
-	}
-	return module, nil
+	module := filepath.Join(dir, "shim.so")
+	return module, os.WriteFile(module, text, 0o700)
 }
+
+// Build writes a module into dir that needs nothing in the environment: one process
+// can have several.
+func (c *Control) Build(dir string) (string, error) {
+	module, err := Build(dir)
+	if err != nil {
+		return "", err
+	}
+	return module, os.WriteFile(module+".of", []byte(c.real+"\n"+c.file.Name()+"\n"), 0o600)
+}
+
+// compiled is the module, for which cc is run once in a process: that takes a second
+// where others work on the same machine.
+var compiled = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "p11shim-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	c, module := filepath.Join(dir, "shim.c"), filepath.Join(dir, "shim.so")
+	if err := os.WriteFile(c, source, 0o600); err != nil {
+		return nil, err
+	}
+	flags := append(strings.Fields(os.Getenv("P11SHIM_CFLAGS")), "-O2", "-shared", "-fPIC", "-o", module, c, "-ldl")
+	if out, err := exec.Command("cc", flags...).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("p11shim: cc: %w: %s", err, out)
+	}
+	return os.ReadFile(module)
+})
 
 // A Control is the control file of a shim: what is written holds at once, in
 // every process that has the shim open with it.
@@ -110,6 +130,18 @@ func NewControl(path, real string) (*Control, error) {
 	}
 	return &Control{real: real, file: f}, nil
 }
+
+// OpenControl opens the control file that another process made.
+func OpenControl(path, real string) (*Control, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &Control{real: real, file: f}, nil
+}
+
+// Path is where the control file is.
+func (c *Control) Path() string { return c.file.Name() }
 
 // Env is what a process needs in its environment when it loads the shim.
 func (c *Control) Env() []string {
@@ -142,6 +174,7 @@ func (c *Control) Fail(function string, f Fault) error {
 		{atRV, int64(f.Code)},
 		{atSkip, int64(f.Skip)},
 		{atSleep, f.Sleep.Milliseconds()},
+		{atEvery, int64(f.Every)},
 		{atAfter, flag(f.After)},
 		{atAbort, f.end()},
 		{atFlip, int64(f.Flip)},

@@ -8,7 +8,8 @@
 //                 order of CK_FUNCTION_LIST (PKCS#11 v2.40), mapped, so what a
 //                 test writes holds at once
 //
-// Two shims in one process are compiled with -DMODULE='"PATH"' -DCONTROL='"PATH"'.
+// If there is a file of the name of the shim with .of after it, its two lines are
+// used in the place of these: one process can have several shims, each a copy.
 //
 // All arguments of the functions are words, so one function of eight words
 // stands for each of them: on the calling conventions of Linux on amd64 and
@@ -17,6 +18,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,11 +26,6 @@
 #include <unistd.h>
 
 #define FUNCTIONS 68
-
-#ifndef MODULE
-#define MODULE getenv("SHIM_MODULE")
-#define CONTROL getenv("SHIM_CONTROL")
-#endif
 
 typedef unsigned long word;
 typedef word call(word, word, word, word, word, word, word, word);
@@ -50,7 +47,7 @@ struct entry {
 	uint64_t freed;
 	uint64_t offset; // of C_GetSlotList: added to the number of each slot
 	uint64_t hide;   // of C_GetMechanismList: the mechanism that it leaves out
-	uint64_t unused;
+	uint64_t every;  // not 0: only one call of so many sleeps
 };
 
 struct list {
@@ -61,9 +58,12 @@ struct list {
 static struct list *real, ours;
 static struct entry *control;
 
-static void wait_for(struct entry *e)
+static void wait_for(struct entry *e, uint64_t call)
 {
 	struct timespec ms = {0, 1000000};
+	uint64_t every = __atomic_load_n(&e->every, __ATOMIC_SEQ_CST);
+	if (every != 0 && call % every != 0)
+		return;
 	for (uint64_t slept = 0; slept < __atomic_load_n(&e->sleep, __ATOMIC_SEQ_CST); slept++)
 		nanosleep(&ms, NULL);
 	uint64_t hold = __atomic_load_n(&e->hold, __ATOMIC_SEQ_CST);
@@ -119,14 +119,14 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 {
 	struct entry *x = &control[n];
 	word rv;
-	__atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
+	uint64_t call = __atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
 	if (x->abort && (!(x->abort & 2) || due(x))) {
 		if (x->abort & 4)
 			*(volatile int *)(x->abort) = 0; // 5 or 7
 		abort();
 	}
-	wait_for(x);
+	wait_for(x, call);
 	if (!due(x)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
 		if (x->hide && rv == 0)
@@ -166,9 +166,32 @@ static call *const all[FUNCTIONS] = {
 	f60, f61, f62, f63, f64, f65, f66, f67,
 };
 
+// whose finds the paths of the real module and of the control file.
+static void whose(char **module, char **path)
+{
+	static char lines[2][4096];
+	char name[4096];
+	Dl_info info;
+	FILE *f;
+
+	*module = getenv("SHIM_MODULE");
+	*path = getenv("SHIM_CONTROL");
+	if (!dladdr(&ours, &info) || snprintf(name, sizeof name, "%s.of", info.dli_fname) >= (int)sizeof name || !(f = fopen(name, "r")))
+		return;
+	for (int i = 0; i < 2; i++) {
+		if (!fgets(lines[i], sizeof lines[i], f))
+			lines[i][0] = 0;
+		lines[i][strcspn(lines[i], "\n")] = 0;
+	}
+	fclose(f);
+	*module = lines[0];
+	*path = lines[1];
+}
+
 static int prepare(void)
 {
-	const char *module = MODULE, *path = CONTROL;
+	char *module, *path;
+	whose(&module, &path);
 	void *library = module ? dlopen(module, RTLD_NOW | RTLD_LOCAL) : NULL;
 	word (*get)(struct list **) = library ? (word (*)(struct list **))dlsym(library, "C_GetFunctionList") : NULL;
 	int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
