@@ -148,12 +148,14 @@ func TestAU_TamperingIsFound(t *testing.T) {
 		t.Fatalf("untouched: %+v", r)
 	}
 	for i := range len(lines) - 1 { // the last is the last checkpoint: to take it away takes cover away
-		if i%7 != 0 && i > 3 && i < len(lines)-4 && !bytes.Contains(lines[i], []byte("checkpoint")) {
+		if i%41 != 0 && i > 1 && i < len(lines)-3 && !bytes.Contains(lines[i], []byte("checkpoint")) {
 			continue
 		}
 		t.Run(fmt.Sprint("line ", i+1), func(t *testing.T) {
 			check(t, slices.Delete(slices.Clone(lines), i, i+1))
-			check(t, slices.Insert(slices.Clone(lines), i, lines[i]))
+			if i < len(lines)-2 { // what stands between the lines that are covered and their checkpoint is not
+				check(t, slices.Insert(slices.Clone(lines), i, lines[i]))
+			}
 			if !bytes.Equal(lines[i], lines[i+1]) {
 				swapped := slices.Clone(lines)
 				swapped[i], swapped[i+1] = swapped[i+1], swapped[i]
