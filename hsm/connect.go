@@ -14,6 +14,10 @@ import (
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
+	if err == nil && t.module.owesKeys() { // now, before the link is used: it does not outlive that
+		l.close()
+		err = errStale
+	}
 	if err == nil || !worthReset(err) {
 		return l, err
 	}

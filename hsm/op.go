@@ -31,6 +31,9 @@ const (
 	opRandom                      // answers size bytes
 	opStatus                      // answers nothing
 	opDestroy                     // answers nothing
+	opSign                        // the digest a, as b says; answers the signature
+	opPublicKey                   // of the private key that b names; answers it in PKIX DER
+	opAttest                      // for the nonce a, as b says; answers a signed statement
 	opKindAfter                   // one more than the last
 )
 
@@ -58,6 +61,10 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.random(o.size)
 	case opStatus:
 		return nil, s.useLinkKeys()
+	case opSign:
+		return s.signDigest(b, a)
+	case opPublicKey:
+		return s.publicKey(b)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }
