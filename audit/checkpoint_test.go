@@ -120,7 +120,7 @@ func signedRun(t *testing.T, key crypto.Signer) []byte {
 	return contents(t, file)
 }
 
-func TestAU_CheckpointsCoverTheWholeLog(t *testing.T) {
+func TestAU09_CheckpointsCoverTheWholeLog(t *testing.T) {
 	key := newSigner(t)
 	text := signedRun(t, key)
 	r := verify(t, key, text)
@@ -134,7 +134,7 @@ func TestAU_CheckpointsCoverTheWholeLog(t *testing.T) {
 }
 
 // Whatever is done to a line that a checkpoint covers is found.
-func TestAU_TamperingIsFound(t *testing.T) {
+func TestAU09_TamperingIsFound(t *testing.T) {
 	key := newSigner(t)
 	lines := bytes.SplitAfter(bytes.TrimSuffix(signedRun(t, key), []byte("\n")), []byte("\n"))
 	lines[len(lines)-1] = append(lines[len(lines)-1], '\n')
@@ -181,7 +181,7 @@ func TestAU_TamperingIsFound(t *testing.T) {
 	})
 }
 
-func TestAU_CheckpointsGoOnOverRotations(t *testing.T) {
+func TestAU09_CheckpointsGoOnOverRotations(t *testing.T) {
 	key := newSigner(t)
 	file := filepath.Join(t.TempDir(), "audit.log")
 	l := signedLog(t, file, key, 100)
@@ -213,7 +213,7 @@ func TestAU_CheckpointsGoOnOverRotations(t *testing.T) {
 }
 
 // What a killed process left without a checkpoint is covered by the next process's.
-func TestAU_TheNextProcessCoversWhatAKilledOneLeft(t *testing.T) {
+func TestAU09_TheNextProcessCoversWhatAKilledOneLeft(t *testing.T) {
 	key := newSigner(t)
 	file := filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, audit.Config{File: file})
@@ -239,7 +239,7 @@ func TestAU_TheNextProcessCoversWhatAKilledOneLeft(t *testing.T) {
 	killed.Close()
 }
 
-func TestAU_ATokenThatIsAwayHoldsUpNoEntry(t *testing.T) {
+func TestAU09_ATokenThatIsAwayHoldsUpNoEntry(t *testing.T) {
 	key := newSigner(t)
 	key.hold = make(chan struct{})
 	file := filepath.Join(t.TempDir(), "audit.log")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -53,13 +54,13 @@ func (m *module) lend(ctx context.Context) error {
 	return m.reinitialize(ctx, gen)
 }
 
-// owesKeys reports whether private keys could be used if the module were initialised
-// anew: when it last was, there was no token.
+// owesKeys reports whether private keys could perhaps be used if the module were
+// initialised anew: when it last was, there was no token, or crypto11 failed.
 func (m *module) owesKeys() bool {
 	l := &m.lender
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.wanted.Load() && len(l.signers) == 0 && errors.Is(l.why, errNoToken)
+	return l.wanted.Load() && len(l.signers) == 0 && errors.Is(l.why, kms.ErrUnavailable)
 }
 
 var errNoToken = fmt.Errorf("hsm: no token was there when the module was initialised: %w", kms.ErrUnavailable)
@@ -93,8 +94,26 @@ func (m *module) handOver() error {
 	return nil
 }
 
-// openKeys opens a crypto11 context.
-func (m *module) openKeys(slot uint) (*slotKeys, error) {
+// openKeys opens a crypto11 context. crypto11 asks each slot for its token, and gives up
+// at the first that fails, whichever it was to open: such a fault may be over soon.
+func (m *module) openKeys(slot uint) (k *slotKeys, err error) {
+	for tries := range openTries {
+		if tries > 0 {
+			time.Sleep(openPause)
+		}
+		if k, err = m.openKeysOnce(slot); err == nil {
+			return k, nil
+		}
+	}
+	return nil, err
+}
+
+const (
+	openTries = 3
+	openPause = 20 * time.Millisecond
+)
+
+func (m *module) openKeysOnce(slot uint) (*slotKeys, error) {
 	number := int(slot)
 	ctx, err := crypto11.Configure(&crypto11.Config{Path: m.path, SlotNumber: &number, LoginNotSupported: true,
 		MaxSessions: signSessions + 1, PoolWaitTimeout: DefaultTimeout})

@@ -67,6 +67,21 @@ type signature struct {
 	PSS  bool        `json:"pss,omitempty"`  // RSASSA-PSS, with a salt as long as the digest; else RSA signs as in PKCS #1 v1.5
 }
 
+// newSignature returns how a digest is to be signed as crypto.Signer wants it.
+func newSignature(key KeyName, digest []byte, opts crypto.SignerOpts) (signature, error) {
+	q := signature{Key: key, Hash: opts.HashFunc()}
+	if pss, ok := opts.(*rsa.PSSOptions); ok {
+		if l := pss.SaltLength; l != rsa.PSSSaltLengthAuto && l != rsa.PSSSaltLengthEqualsHash && l != q.Hash.Size() {
+			return q, fmt.Errorf("hsm: a salt of %d bytes: %w", l, kms.ErrUnsupported)
+		}
+		q.PSS = true
+	}
+	if !q.Hash.Available() || len(digest) != q.Hash.Size() {
+		return q, fmt.Errorf("hsm: a digest of %d bytes that hash %d did not make: %w", len(digest), q.Hash, kms.ErrUnsupported)
+	}
+	return q, nil
+}
+
 func (q signature) options() crypto.SignerOpts {
 	if q.PSS {
 		return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: q.Hash}
@@ -83,7 +98,8 @@ func (s session) signDigest(request, digest []byte) ([]byte, error) {
 	if q.Hash.Available() && len(digest) != q.Hash.Size() {
 		return nil, fmt.Errorf("hsm: a digest of %d bytes, not %d: %w", len(digest), q.Hash.Size(), kms.ErrUnsupported)
 	}
-	return withKey(s, q.Key, func(key crypto11.Signer) ([]byte, error) {
+	return withKey(s, q.Key, func(key crypto11.Signer) (signed []byte, err error) {
+		defer s.link.module.ctx.book.enter(fnSign).done(&err)
 		return key.Sign(rand.Reader, fits(key.Public(), digest), q.options())
 	})
 }

@@ -61,15 +61,9 @@ func (s *Signer) Public() crypto.PublicKey { return s.public }
 // takes its own random data. With RSASSA-PSS the salt is as long as the digest, which
 // is what TLS wants (RFC 8446 4.2.3); other lengths are refused.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q := signature{Key: s.name, Hash: opts.HashFunc()}
-	if pss, ok := opts.(*rsa.PSSOptions); ok {
-		if l := pss.SaltLength; l != rsa.PSSSaltLengthAuto && l != rsa.PSSSaltLengthEqualsHash && l != q.Hash.Size() {
-			return nil, fmt.Errorf("hsm: a salt of %d bytes: %w", l, kms.ErrUnsupported)
-		}
-		q.PSS = true
-	}
-	if !q.Hash.Available() || len(digest) != q.Hash.Size() {
-		return nil, fmt.Errorf("hsm: a digest of %d bytes that hash %d did not make: %w", len(digest), q.Hash, kms.ErrUnsupported)
+	q, err := newSignature(s.name, digest, opts)
+	if err != nil {
+		return nil, err
 	}
 	request, err := json.Marshal(q)
 	if err != nil {

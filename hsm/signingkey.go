@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/ThalesGroup/crypto11"
 	"github.com/miekg/pkcs11"
@@ -45,16 +46,45 @@ func InitSigningKey(ctx context.Context, cfg Config) (public crypto.PublicKey, m
 	return public, made, err
 }
 
-// PublicKey returns the public key of a private key in the first token that cfg names.
-func PublicKey(ctx context.Context, cfg Config, name KeyName) (public crypto.PublicKey, err error) {
-	err = withSigningKey(ctx, cfg, func(s session, signing KeyName) error {
+// UseKey runs fn with a private key of the first token that cfg names, the signing key
+// if name is empty. It is for commands, which have no Root: the root keys may not be
+// there yet.
+func UseKey(ctx context.Context, cfg Config, name KeyName, fn func(crypto.Signer) error) error {
+	return withSigningKey(ctx, cfg, func(s session, signing KeyName) error {
 		if name.Object == "" && len(name.ID) == 0 {
 			name = signing
 		}
-		public, err = s.publicKeyOf(name)
-		return err
+		public, err := s.publicKeyOf(name)
+		if err != nil {
+			return err
+		}
+		return fn(sessionKey{s, name, public})
 	})
-	return public, err
+}
+
+// A sessionKey is a private key that is used in one session.
+type sessionKey struct {
+	session session
+	name    KeyName
+	public  crypto.PublicKey
+}
+
+func (k sessionKey) Public() crypto.PublicKey { return k.public }
+
+func (k sessionKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	q, err := newSignature(k.name, digest, opts)
+	if err != nil {
+		return nil, err
+	}
+	request, err := json.Marshal(q)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := k.session.signDigest(request, digest)
+	if err == nil && !q.verifies(k.public, digest, answer) {
+		err = errWrongSignature
+	}
+	return answer, err
 }
 
 // withSigningKey runs fn in a session of the first token, without a look at the root
@@ -171,22 +201,14 @@ func signingTemplates(id []byte, label string, off []uint) (public, private cryp
 	return public, private, err
 }
 
-// tryKey signs with a key and verifies it, and returns the public key.
+// tryKey signs with a key, and returns its public key.
 func (s session) tryKey(name KeyName) (crypto.PublicKey, error) {
 	public, err := s.publicKeyOf(name)
 	if err != nil {
 		return nil, err
 	}
-	q := signature{Key: name, Hash: crypto.SHA256}
 	digest := make([]byte, crypto.SHA256.Size())
 	rand.Read(digest)
-	request, err := json.Marshal(q)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := s.signDigest(request, digest)
-	if err == nil && !q.verifies(public, digest, answer) {
-		err = errWrongSignature
-	}
+	_, err = sessionKey{s, name, public}.Sign(nil, digest, crypto.SHA256)
 	return public, err
 }

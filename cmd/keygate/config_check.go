@@ -156,6 +156,7 @@ func (c *configuration) checkKeys(y *yamlFile) {
 }
 
 func (c *configuration) checkLogs(y *yamlFile) {
+	c.checkCheckpoint(y)
 	var err error
 	if c.logLevel, err = parseLevel(c.Log.Error); err != nil {
 		y.failAt(at("log", "error"), "log.error: %v", err)

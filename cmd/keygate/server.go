@@ -143,6 +143,9 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	n.root = root // not before: with an error it may be a nil pointer in an interface that is not nil
+	if err := n.useTokenKeys(ctx); err != nil {
+		return err
+	}
 	store, err := configured(keyStores, &n.cfg.file).open(ctx, n.cfg, n.log)
 	if err != nil {
 		return err
@@ -189,6 +192,9 @@ func (n *node) limits() gateway.LimitsConfig {
 // close releases what open has made, from the top to the bottom.
 func (n *node) close() error {
 	var errs []error
+	if n.trail != nil {
+		n.trail.EndCheckpoints() // while there is a key to sign the last one with
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}
