@@ -1,18 +1,30 @@
 package main
 
 import (
+	"bufio"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
+	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keygate/keygate/gateway"
+	"github.com/keygate/keygate/hsm"
+	"github.com/keygate/keygate/hsm/p11shim"
+	"github.com/keygate/keygate/softhsm"
 )
 
 // issueCertificate is "issue REQUEST CERT": the authority of the script makes a server
@@ -92,4 +104,86 @@ keystore: {memory: {}}
 	if c.tlsKey == nil || c.tlsKey.Object != "a" || !c.Root.PKCS11.Signs {
 		t.Errorf("%+v", c.tlsKey)
 	}
+}
+
+// While the token is away new handshakes fail, and connections that are there go on.
+// When it is back they succeed, without a restart.
+func TestHS08_HandshakesWhileTheTokenIsAway(t *testing.T) {
+	token, dir := softhsm.Token(t), t.TempDir()
+	cfg := hsm.Config{Module: token.Module, Token: token.Label, PIN: hsm.PIN{File: token.PINFile}, SigningKey: "server", Timeout: 300 * time.Millisecond}
+	_, err := hsm.Init(t.Context(), cfg)
+	check(t, err)
+	_, _, err = hsm.InitSigningKey(t.Context(), cfg)
+	check(t, err)
+	control, err := p11shim.NewControl(filepath.Join(dir, "control"), token.Module)
+	check(t, err)
+	defer control.Close()
+	cfg.Module, err = control.Build(dir)
+	check(t, err)
+	root, err := hsm.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	check(t, err)
+	t.Cleanup(func() { root.Close() })
+	t.Cleanup(func() { control.Heal() })
+	key, err := root.Signer(t.Context(), hsm.KeyName{Object: "server"})
+	check(t, err)
+
+	g := startGatewayOn(t, dir, root, func(s *gateway.State) {
+		ca, err := readCertificates(filepath.Join(dir, "ca.crt"))
+		check(t, err)
+		caKey, err := readPrivateKey(filepath.Join(dir, "ca.key"))
+		check(t, err)
+		der, err := newCertificate(certificateRequest{ips: []net.IP{net.IPv4(127, 0, 0, 1)}, lifetime: time.Hour, issuer: &issuer{ca[0], caKey}}, key, time.Now())
+		check(t, err)
+		leaf, err := x509.ParseCertificate(der)
+		check(t, err)
+		s.Certificate = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	})
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "app.crt"), filepath.Join(dir, "app.key"))
+	check(t, err)
+	authorities, err := loadAuthorities(filepath.Join(dir, "ca.crt"))
+	check(t, err)
+	dial := func() (*tls.Conn, error) {
+		conn, err := tls.Dial("tcp", g.address, &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authorities, NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn, nil
+	}
+	answers := func(conn *tls.Conn) {
+		t.Helper()
+		_, err := conn.Write([]byte("GET /version HTTP/1.1\r\nHost: keygate\r\n\r\n"))
+		check(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		check(t, err)
+		if response.StatusCode != http.StatusOK {
+			t.Errorf("status %d", response.StatusCode)
+		}
+	}
+	conn, err := dial()
+	check(t, err)
+	answers(conn)
+	check(t, control.Fail("C_SignInit", p11shim.Fault{Code: pkcs11.CKR_DEVICE_REMOVED, Times: p11shim.Forever}))
+	for range 3 {
+		if _, err := dial(); err == nil {
+			t.Fatal("a handshake succeeds without a token")
+		}
+	}
+	answers(conn)
+	check(t, control.Fail("C_SignInit", p11shim.Fault{Sleep: time.Hour})) // now it hangs
+	begun := time.Now()
+	if _, err := dial(); err == nil || time.Since(begun) > 3*time.Second {
+		t.Fatalf("a handshake with a token that hangs: %v after %v", err, time.Since(begun))
+	}
+	answers(conn)
+	check(t, control.Heal())
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if conn, err = dial(); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	answers(conn)
 }
