@@ -277,3 +277,18 @@ func TestCheckpointConfigIsChecked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func BenchmarkWriteChained(b *testing.B) {
+	l, err := audit.Open(audit.Config{File: filepath.Join(b.TempDir(), "audit.log"), Logger: quiet(), Checkpoint: audit.CheckpointConfig{Key: "k", Every: time.Hour}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	e := entry(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := l.Write(e); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

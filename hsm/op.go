@@ -38,7 +38,7 @@ const (
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey }
+func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opAttest }
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
@@ -65,6 +65,8 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.signDigest(b, a)
 	case opPublicKey:
 		return s.publicKey(b)
+	case opAttest:
+		return s.statement(b, a)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }

@@ -377,3 +377,43 @@ func TestHS15_AnotherKeyUnderTheLabelIsNotTheKey(t *testing.T) {
 	}
 	ok(t, r.Status(t.Context()))
 }
+
+// Of several tokens, one that has the key signs, whichever the others are.
+func TestHS16_ATokenThatHasTheKeySigns(t *testing.T) {
+	shims, cfg := pair(t)
+	one := cfg.EachToken()[1] // the pair is made in the second only
+	one.SigningKey = hsm.DefaultSigningKey
+	_, _, err := hsm.InitSigningKey(t.Context(), one)
+	ok(t, err)
+	cfg.SigningKey = hsm.DefaultSigningKey
+	r := hsmtest.Open(t, cfg)
+	key, err := r.Signer(t.Context(), signingKey)
+	ok(t, err)
+	for range 20 {
+		ok(t, signs(t, key))
+	}
+	for _, token := range r.Tokens() {
+		if !token.Works || token.Trips > 0 {
+			t.Errorf("%+v", token)
+		}
+	}
+	a, err := r.Attest(t.Context(), hsm.AttestRequest{})
+	ok(t, err)
+	if len(a.Envelopes) != 1 || len(a.Missing) != 1 {
+		t.Errorf("%d statements, missing: %q", len(a.Envelopes), a.Missing)
+	}
+	// Another pair under the label, in the first token, signs nothing that is given out.
+	other := cfg.EachToken()[0]
+	_, made, err := hsm.InitSigningKey(t.Context(), other)
+	ok(t, err)
+	if !made {
+		t.Fatal("the first token had the key")
+	}
+	shims[1].unplug()
+	is(t, signs(t, key), kms.ErrUnavailable)
+	if r.WrongSignatures() == 0 {
+		t.Error("the other key's signature was not noticed")
+	}
+	shims[1].heal()
+	waitFor(t, func() bool { return signs(t, key) == nil })
+}

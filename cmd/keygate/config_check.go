@@ -34,6 +34,7 @@ var everything = []sectionCheck{
 	(*configuration).checkKeyStore,
 	(*configuration).checkRoot,
 	(*configuration).checkLimits,
+	(*configuration).checkKeyUses,
 }
 
 // newConfiguration turns a file into a configuration, or returns all that checks

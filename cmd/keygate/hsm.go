@@ -14,7 +14,7 @@ import (
 
 func newHSMCommand() *cobra.Command {
 	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(),
-		newHSMPublicKeyCommand(), newHSMRequestCommand())
+		newHSMPublicKeyCommand(), newHSMRequestCommand(), newHSMAttestCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is

@@ -158,7 +158,7 @@ func (n *node) open(ctx context.Context) error {
 	n.server, err = gateway.New(gateway.Config{
 		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit,
 		Root: configured(roots, &n.cfg.file).name, Limits: n.limits(),
-		Figures: rootFigures(n.root, &n.cfg.file),
+		Figures: rootFigures(n.root, &n.cfg.file), Attest: n.attester(version.Version),
 	}, n.cfg.state)
 	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -55,6 +56,20 @@ func (c *configuration) checkCheckpoint(y *yamlFile) {
 	var err error
 	if c.auditKey, err = c.nameKey(checkpoint.Key); err != nil {
 		y.failAt(at("audit", "checkpoint", "key"), "audit.checkpoint.key: %v", err)
+	}
+}
+
+// checkKeyUses refuses one key for TLS and for what is kept: a client chooses a part of
+// what TLS has signed.
+func (c *configuration) checkKeyUses(y *yamlFile) {
+	if c.tlsKey == nil {
+		return
+	}
+	same := func(other hsm.KeyName) bool {
+		return c.tlsKey.Object != "" && c.tlsKey.Object == other.Object || len(other.ID) > 0 && bytes.Equal(c.tlsKey.ID, other.ID)
+	}
+	if c.auditKey != nil && same(*c.auditKey) || same(hsm.KeyName{Object: c.Root.PKCS11.SigningKey}) {
+		y.failAt(at("tls", "key"), "tls.key: the key that signs the audit log or attestations must not be that of TLS")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +95,8 @@ keystore: {memory: {}}
 		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: 'pkcs11:object=a', every: 1ms}}\n" + token:                 "audit.checkpoint.every: 1ms is less than 1s",
 		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: 'pkcs11:object=a', entries: 1}}\n" + token:                 "audit.checkpoint.entries: 1 is less than 100",
 		"tls: {key: server.key, cert: server.crt}\nroot: {pkcs11: {module: m, token: t, pin: {file: pin}, signing_key: keygate-kek}}\n": "root.pkcs11.signing_key: it is the label",
+		"tls: {key: 'pkcs11:object=a', cert: server.crt}\nroot: {pkcs11: {module: m, token: t, pin: {file: pin}, signing_key: a}}\n":    "must not be that of TLS",
+		"tls: {key: 'pkcs11:object=a', cert: server.crt}\naudit: {checkpoint: {key: 'pkcs11:object=a;id=%01'}}\n" + token:               "must not be that of TLS",
 	} {
 		_, err := parse(withoutTLS + text)
 		if err == nil || !regexp.MustCompile(why).MatchString(err.Error()) {
@@ -186,4 +190,24 @@ func TestHS08_HandshakesWhileTheTokenIsAway(t *testing.T) {
 		}
 	}
 	answers(conn)
+}
+
+// restCall is "rest PATH STATUS": a GET as app. The body is standard output.
+func restCall(ts *testscript.TestScript, _ bool, args []string) {
+	pair, err := tls.LoadX509KeyPair(ts.Getenv("KEYGATE_CLIENT_CERT"), ts.Getenv("KEYGATE_CLIENT_KEY"))
+	ts.Check(err)
+	authorities, err := loadAuthorities(ts.Getenv("KEYGATE_CACERT"))
+	ts.Check(err)
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: authorities}}}
+	response, err := client.Get("https://" + ts.Getenv("KEYGATE_SERVER") + args[0])
+	ts.Check(err)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	ts.Check(err)
+	_, err = ts.Stdout().Write(body)
+	ts.Check(err)
+	if got := strconv.Itoa(response.StatusCode); got != args[1] {
+		ts.Fatalf("%s: status %s: %s", args[0], got, body)
+	}
 }
