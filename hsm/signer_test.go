@@ -49,6 +49,16 @@ func signs(t *testing.T, s *hsm.Signer) error {
 	return err
 }
 
+// eventually is waitFor for what takes its time on a busy machine.
+func eventually(t *testing.T, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not become so in 20 s")
+		}
+	}
+}
+
 func TestInitSigningKeyDoesNothingTwice(t *testing.T) {
 	cfg := signing(t, hsmtest.Config(t))
 	one, made, err := hsm.InitSigningKey(t.Context(), cfg)
@@ -211,7 +221,7 @@ func TestHS03_SigningRecovers(t *testing.T) {
 				}
 			}
 			s.heal()
-			waitFor(t, func() bool { return signs(t, key) == nil })
+			eventually(t, func() bool { return signs(t, key) == nil })
 		}
 	}
 	ok(t, r.Status(t.Context()))
@@ -238,7 +248,7 @@ func TestHS08_SigningComesBackWithTheToken(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 		s.heal()
-		waitFor(t, func() bool { return signs(t, key) == nil })
+		eventually(t, func() bool { return signs(t, key) == nil })
 		ok(t, r.Status(t.Context()))
 	}
 }
@@ -250,6 +260,7 @@ func TestHS03_SigningWhileTheModuleIsInitialisedAnew(t *testing.T) {
 	key, err := r.Signer(t.Context(), signingKey)
 	ok(t, err)
 	var stop atomic.Bool
+	defer stop.Store(true)
 	var signed, sealed atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 {
@@ -275,20 +286,20 @@ func TestHS03_SigningWhileTheModuleIsInitialisedAnew(t *testing.T) {
 		})
 	}
 	before := s.calls("C_Finalize")
-	for range 10 {
-		s.fail("C_GetSlotList", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 2}) // crypto11 asks for it, too
+	for n := 1; n <= 5; n++ {
+		s.fail("C_GetSlotList", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 4}) // crypto11 asks for it three times, too
 		s.fail("C_SignInit", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 1})
-		time.Sleep(50 * time.Millisecond)
+		eventually(t, func() bool { return s.calls("C_Finalize") >= before+n })
+		s.heal()
+		wasSigned, wasSealed := signed.Load(), sealed.Load()
+		eventually(t, func() bool { return signed.Load() > wasSigned+5 && sealed.Load() > wasSealed+5 })
 	}
 	stop.Store(true)
 	wg.Wait()
-	if got := s.calls("C_Finalize") - before; got < 5 {
-		t.Errorf("only %d times", got)
+	if n := r.WrongSignatures(); n > 0 {
+		t.Errorf("%d wrong signatures", n)
 	}
-	if signed.Load() < 10 || sealed.Load() < 10 || r.WrongSignatures() > 0 {
-		t.Errorf("%d signatures, %d round trips, %d wrong signatures", signed.Load(), sealed.Load(), r.WrongSignatures())
-	}
-	waitFor(t, func() bool { return signs(t, key) == nil })
+	eventually(t, func() bool { return signs(t, key) == nil })
 }
 
 // A C_Sign that hangs costs its caller no more than the time of a call, and no thread
@@ -316,7 +327,7 @@ func TestHS12_ASignatureThatHangsIsLeft(t *testing.T) {
 		t.Errorf("%d goroutines more", more)
 	}
 	s.heal()
-	waitFor(t, func() bool { return signs(t, key) == nil })
+	eventually(t, func() bool { return signs(t, key) == nil })
 }
 
 func TestKeyNames(t *testing.T) {
@@ -368,9 +379,9 @@ func TestHS15_AnotherKeyUnderTheLabelIsNotTheKey(t *testing.T) {
 	err = signs(t, key)
 	says(t, err, "not that of the key")
 	before := s.calls("C_Finalize")
-	s.fail("C_GetSlotList", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 2})
+	s.fail("C_GetSlotList", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 4})
 	s.fail("C_SignInit", fault{code: pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, times: 1})
-	waitFor(t, func() bool { return signs(t, key) != nil && s.calls("C_Finalize") > before })
+	eventually(t, func() bool { return signs(t, key) != nil && s.calls("C_Finalize") > before })
 	says(t, signs(t, key), "not that of the key")
 	if r.WrongSignatures() == 0 {
 		t.Error("it was not counted")
@@ -415,5 +426,5 @@ func TestHS16_ATokenThatHasTheKeySigns(t *testing.T) {
 		t.Error("the other key's signature was not noticed")
 	}
 	shims[1].heal()
-	waitFor(t, func() bool { return signs(t, key) == nil })
+	eventually(t, func() bool { return signs(t, key) == nil })
 }
