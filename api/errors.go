@@ -38,6 +38,11 @@ var (
 	ErrBulk = &Error{http.StatusBadRequest, "too many ciphertexts"}
 	// ErrMode says that a mode is none of those that there are.
 	ErrMode = &Error{http.StatusBadRequest, "mode is none of direct, branch and default"}
+	// ErrNonce says that the nonce of an attestation is malformed.
+	ErrNonce = &Error{http.StatusBadRequest, "nonce is not up to 64 bytes in hex digits"}
+	// ErrNoAttestation says that the root of trust is no HSM, or has no key to sign
+	// attestations with.
+	ErrNoAttestation = &Error{http.StatusNotImplemented, "root of trust signs no attestation"}
 	// ErrNotImplemented says that there is no such route.
 	ErrNotImplemented = &Error{http.StatusNotImplemented, "not implemented"}
 	// ErrOverload says that the request was not begun, as it could not be in time.

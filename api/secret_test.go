@@ -21,7 +21,7 @@ import (
 
 // types is every type of the package. A test compares it with the source.
 var types = []any{
-	api.AuditEvent{}, api.AuditRequest{}, api.AuditResponse{}, api.BatchDecryptItem{}, api.BatchGenerateRequest{},
+	api.AttestResponse{}, api.AuditEvent{}, api.AuditRequest{}, api.AuditResponse{}, api.BatchDecryptItem{}, api.BatchGenerateRequest{},
 	api.CreateKeyRequest{}, api.DecryptRequest{}, api.DecryptResponse{}, api.DescribeIdentityResponse{}, api.DescribeKeyResponse{},
 	api.DescribePolicyResponse{}, api.EncryptRequest{}, api.EncryptResponse{}, api.Error{}, api.ErrorEvent{}, api.GenerateKeyRequest{},
 	api.GenerateKeyResponse{}, api.HMACRequest{}, api.HMACResponse{}, api.ImportKeyRequest{}, api.ListIdentitiesResponse{},

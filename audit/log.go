@@ -22,6 +22,8 @@ type Config struct {
 
 	// Polls says how much is written of what clients ask again and again.
 	Polls Polls `yaml:"polls"`
+	// Checkpoint has the log signed, so that it shows what was changed in it.
+	Checkpoint CheckpointConfig `yaml:"checkpoint"`
 
 	// Off drops entries: only subscribers see them. SetOff changes it.
 	Off bool `yaml:"-"`
@@ -60,6 +62,10 @@ type Log struct {
 	begun   int    // bytes of the backlog's first line that are at the end of the file already
 	missed  uint64 // entries after the backlog that found no place in it
 	stats   Stats
+	chain   chain  // of the lines that are in the output
+	covered uint64 // how many of them the last checkpoint covers
+
+	checkpoints
 }
 
 // A group is lines that one write(2) writes, whoever of those that wait for it is
@@ -78,6 +84,10 @@ type Stats struct {
 	Missed  uint64 // entries lost for good: they found no place in the backlog
 	Backlog int    // bytes that wait to be written
 	Skipped uint64 // polls that were left out
+
+	Checkpoints      uint64        // signed since it was opened
+	CheckpointErrors uint64        // that could not be signed or written
+	Unsigned         time.Duration // for how long a checkpoint has been due; zero: none is
 }
 
 // Open returns a Log that appends to the file of cfg.
@@ -91,6 +101,10 @@ func Open(cfg Config) (*Log, error) {
 	}
 	l := &Log{cfg: cfg, out: out}
 	l.off.Store(cfg.Off)
+	l.due = make(chan struct{}, 1)
+	if err := l.begin(); err != nil {
+		return nil, errors.Join(fmt.Errorf("audit: %w", err), out.Close())
+	}
 	return l, nil
 }
 
@@ -121,9 +135,14 @@ func (l *Log) Write(e *Entry) error {
 }
 
 func (l *Log) write(e *Entry) error {
+	return l.writeLine(func(dst []byte) []byte { return e.AppendJSON(dst) })
+}
+
+// writeLine writes what encode appends, one JSON object.
+func (l *Log) writeLine(encode func([]byte) []byte) error {
 	others := l.writers.Add(1) > 1
 	defer l.writers.Add(-1)
-	g, end := l.join(e)
+	g, end := l.join(encode)
 	if others {
 		runtime.Gosched() // let them join
 	}
@@ -144,10 +163,10 @@ var lineBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // join puts the entry at the end of the open group and returns where its line ends
 // there.
-func (l *Log) join(e *Entry) (g *group, end int) {
+func (l *Log) join(encode func([]byte) []byte) (g *group, end int) {
 	b := lineBuffers.Get().(*[]byte)
 	defer lineBuffers.Put(b)
-	*b = append(e.AppendJSON((*b)[:0]), '\n')
+	*b = append(encode((*b)[:0]), '\n')
 	l.joining.Lock()
 	defer l.joining.Unlock()
 	if l.group == nil {
@@ -174,7 +193,7 @@ func (l *Log) take(g *group) {
 			l.failed(g.err)
 		}
 		g.written = bytes.LastIndexByte(g.lines[:n], '\n') + 1
-		l.stats.Written += uint64(bytes.Count(g.lines[:g.written], newline))
+		l.wrote(g.lines[:g.written])
 		rest = g.lines[g.written:]
 		if begun := n - g.written; begun > 0 { // what is there cannot be taken back: the rest of the line must follow
 			torn := bytes.IndexByte(rest, '\n') + 1
@@ -277,7 +296,7 @@ func (l *Log) flushBacklog() error {
 func (l *Log) advance(n int) {
 	done := l.begun + n
 	whole := bytes.LastIndexByte(l.backlog[:done], '\n') + 1
-	l.stats.Written += uint64(bytes.Count(l.backlog[:whole], []byte{'\n'}))
+	l.wrote(l.backlog[:whole])
 	l.begun = done - whole
 	l.backlog = append(l.backlog[:0], l.backlog[whole:]...)
 }
@@ -298,6 +317,7 @@ func (l *Log) Stats() Stats {
 	s := l.stats
 	s.Skipped = l.rest.skipped.Load()
 	s.Backlog = len(l.backlog)
+	s.Unsigned = l.unsigned()
 	return s
 }
 
@@ -310,6 +330,9 @@ func (l *Log) Reopen() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if err := l.goOn(next); err != nil {
+		return errors.Join(err, next.Close())
+	}
 	old := l.out
 	l.out, l.begun = next, 0 // a line that is torn in the old file is whole in the new one
 	return old.Close()
@@ -318,6 +341,7 @@ func (l *Log) Reopen() error {
 // Close makes a last attempt to write what was kept, ends the subscriptions and
 // closes the file. No other method may be called after.
 func (l *Log) Close() error {
+	l.EndCheckpoints()
 	l.settle()
 	l.subs.close()
 	l.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keygate/keygate/admission"
+	"github.com/keygate/keygate/api"
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/kms"
 )
@@ -36,6 +37,10 @@ type Config struct {
 
 	// Figures are more metrics of /metrics: those of the root of trust.
 	Figures []prometheus.Collector
+
+	// Attest returns what the tokens of the root of trust say of their keys, signed, for
+	// a nonce of up to maxNonce bytes. Nil: the root of trust has no such thing.
+	Attest func(ctx context.Context, nonce []byte) (*api.AttestResponse, error)
 
 	// Limits bounds what clients can ask for at a time.
 	Limits LimitsConfig

@@ -164,6 +164,9 @@ func (s *Server) kmsFigures() []prometheus.Collector {
 	return []prometheus.Collector{
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_audit_backlog_bytes", Help: "Audit entries that wait to be written."}, func() float64 { return float64(log.Stats().Backlog) }),
 		counterFunc("keygate_audit_lost_total", "Audit entries that are lost: they found no place in the backlog.", func() uint64 { return log.Stats().Missed }),
+		counterFunc("keygate_audit_checkpoints_total", "Checkpoints of the audit log that were signed and written.", func() uint64 { return log.Stats().Checkpoints }),
+		counterFunc("keygate_audit_checkpoint_errors_total", "Checkpoints of the audit log that could not be signed or written: they are late.", func() uint64 { return log.Stats().CheckpointErrors }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "keygate_audit_checkpoint_due_seconds", Help: "For how long a checkpoint of the audit log has been due. 0: none is."}, func() float64 { return log.Stats().Unsigned.Seconds() }),
 		counterFunc("keygate_record_cache_hits_total", "Key records answered from memory.", func() uint64 { return k.Stats().RecordHits }),
 		counterFunc("keygate_record_cache_misses_total", "Key records asked of the key store.", func() uint64 { return k.Stats().RecordMisses }),
 		counterFunc("keygate_record_cache_offline_total", "Key records answered from memory while the key store could not be asked.", func() uint64 { return k.Stats().RecordsOffline }),

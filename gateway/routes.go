@@ -70,6 +70,8 @@ func routes() []route {
 		{action: policy.ListIdentities, method: get, timeout: 15 * second, run: (*Server).listIdentities},
 		{action: policy.DescribeSelf, method: get, timeout: 15 * second, access: identified, run: (*Server).describeSelf},
 
+		{action: policy.AttestHSM, method: get, timeout: 15 * second, run: (*Server).attest},
+
 		{action: policy.ReadErrorLog, method: get, run: (*Server).readErrorLog},
 		{action: policy.ReadAuditLog, method: get, run: (*Server).readAuditLog},
 	}

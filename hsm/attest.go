@@ -62,6 +62,14 @@ var recordRules = append(secret[:len(secret):len(secret)],
 	rule{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, whyUsage, true},
 )
 
+// What a private key that is used for signatures must be. It may have been imported.
+var privateRules = []rule{
+	{pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true, "it could be used without a login", false},
+	{pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true, whyLeaves, false},
+	{pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false, whyLeaves, false},
+	{pkcs11.CKA_SIGN, "CKA_SIGN", true, "it is to sign", false},
+}
+
 // attest checks the attributes of a root key. The error is that of the token,
 // not what the checks say.
 func (s session) attest(label string, key pkcs11.ObjectHandle, kind uint, rules []rule) ([]Check, error) {

@@ -51,7 +51,13 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 		return nil, err
 	}
 	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same, closing: make(chan struct{})}
-	l, err := t.connected(ctx)
+	var l *link
+	if cfg.signs() {
+		err = m.lend(ctx)
+	}
+	if err == nil {
+		l, err = t.connected(ctx)
+	}
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
 		return nil, &openError{errors.Join(err, t.close()), t.stats().ended()}

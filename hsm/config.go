@@ -83,6 +83,12 @@ type Config struct {
 	// Isolation says where the module runs: IsolationNone, the default, or
 	// IsolationWorker.
 	Isolation string `yaml:"isolation,omitempty"`
+	// SigningKey is the label of the key pair that signs what the token says of its
+	// keys (Attest). Empty: nothing is signed.
+	SigningKey string `yaml:"signing_key,omitempty"`
+	// Signs says that private keys of the token are used (Signer), also without a
+	// SigningKey.
+	Signs bool `yaml:"-"`
 }
 
 // The values of Config.Isolation.
@@ -90,6 +96,9 @@ const (
 	IsolationNone   = "in-process" // in this process
 	IsolationWorker = "worker"     // in a process for each token, which is replaced when it ends or hangs
 )
+
+// signs reports whether private keys are used.
+func (c Config) signs() bool { return c.Signs || c.SigningKey != "" }
 
 // TokenConfig names one of several tokens. What it does not say, Config does.
 type TokenConfig struct {
@@ -198,6 +207,7 @@ func (c Config) faults() (faults []error) {
 		}
 	}
 	refuse(c.KEK == c.RecordKey, "kek, record_key: two keys with the same label %q", c.KEK)
+	refuse(c.SigningKey != "" && (c.SigningKey == c.KEK || c.SigningKey == c.RecordKey), "signing_key: it is the label %q of another key", c.SigningKey)
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)
 	refuse(c.SessionLifetime < 0, "session_lifetime: %v is negative", c.SessionLifetime)

@@ -14,7 +14,11 @@ import (
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
-	if err != nil && t.wasConnected() {
+	switch {
+	case err == nil && t.module.owesKeys(): // now, before the link is used: it does not outlive that
+		l.close()
+		err = errStale
+	case err != nil && t.wasConnected():
 		err = askedBefore(err)
 	}
 	if err == nil || !worthReset(err) {

@@ -13,6 +13,9 @@ type Calls struct {
 	link    *link
 }
 
+// Slot is the slot of the token.
+func (c Calls) Slot() uint { return c.link.slot }
+
 // GCM is the pair of calls of our own in cryptoki.c.
 func (c Calls) GCM(encrypt bool, key pkcs11.ObjectHandle, iv, additionalData, in, out []byte) (int, error) {
 	return c.link.module.gcm(encrypt, c.Session, key, iv, additionalData, in, out)

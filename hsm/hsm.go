@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -21,6 +22,8 @@ import (
 type Root struct {
 	cfg   Config
 	group *group
+
+	wrongSignatures atomic.Uint64
 }
 
 var _ kms.Root = (*Root)(nil)

@@ -33,6 +33,7 @@ type sharedModule struct {
 	refs     int           // under modules.mu
 	changing chan struct{} // has room for one that makes or destroys objects
 	guest    bool          // another part of the process initialised it, and so finalizes it
+	lender   lender
 
 	mu   sync.Mutex
 	gen  atomic.Uint64 // counts initialisations; whatever has a handle of an older one is stale; set under mu
@@ -83,6 +84,14 @@ func newModule(l *sharedModule) *module {
 }
 
 func (m *module) initialize() error {
+	err := m.initializeAlone()
+	if err != nil || m.guest || !m.lender.wanted.Load() {
+		return err
+	}
+	return m.handOver()
+}
+
+func (m *module) initializeAlone() error {
 	options := []pkcs11.InitializeOption{pkcs11.InitializeWithFlags(pkcs11.CKF_OS_LOCKING_OK)}
 	if m.args != "" {
 		// The library may keep the pointer, so the memory is never freed.
@@ -128,7 +137,7 @@ func (m *module) release(wait time.Duration) error {
 	}
 	delete(modules.byList, m.table)
 	m.gen.Add(1)
-	if m.guest {
+	if m.guest || m.takeBack() {
 		return nil
 	}
 	return answered("C_Finalize", m.ctx.Finalize())
@@ -208,6 +217,9 @@ func (m *module) reinitialize(ctx context.Context, gen uint64) error {
 	m.gen.Add(1)
 	m.mu.Unlock()
 	defer m.mu.Lock()
+	if m.takeBack() {
+		return m.initialize()
+	}
 	if err := m.ctx.Finalize(); err != nil && err != pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED) {
 		m.closeAllSessions()
 		return answered("C_Finalize", err)

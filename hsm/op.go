@@ -31,11 +31,14 @@ const (
 	opRandom                      // answers size bytes
 	opStatus                      // answers nothing
 	opDestroy                     // answers nothing
+	opSign                        // the digest a, as b says; answers the signature
+	opPublicKey                   // of the private key that b names; answers it in PKIX DER
+	opAttest                      // for the nonce a, as b says; answers a signed statement
 	opKindAfter                   // one more than the last
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey }
+func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opAttest }
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
@@ -77,6 +80,12 @@ func (s session) performOnce(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.random(o.size)
 	case opStatus:
 		return nil, s.useLinkKeys()
+	case opSign:
+		return s.signDigest(b, a)
+	case opPublicKey:
+		return s.publicKey(b)
+	case opAttest:
+		return s.statement(b, a)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }

@@ -43,6 +43,7 @@ const (
 	AllMetrics
 	ListAPIs
 	Version
+	AttestHSM
 	numActions
 )
 
@@ -87,6 +88,7 @@ var actions = [numActions]struct {
 	AllMetrics:       {"metrics:all", "/metrics", plain},
 	ListAPIs:         {"api", "/v1/api", plain},
 	Version:          {"version", "/version", plain},
+	AttestHSM:        {"hsm:attest", "/v1/hsm/attest", plain},
 }
 
 // removed are the paths that older releases of KES had, by their beginnings.

@@ -7,6 +7,7 @@ import (
 	"github.com/keygate/keygate/audit"
 	"github.com/keygate/keygate/envelope"
 	"github.com/keygate/keygate/gateway"
+	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/kms"
 	"github.com/keygate/keygate/policy"
 )
@@ -123,6 +124,8 @@ type configuration struct {
 	window   time.Duration // as kms.Config wants it
 	mode     envelope.Mode
 	outage   time.Duration // as kms.Config wants it
+	tlsKey   *hsm.KeyName  // of the server; nil: it is in a file
+	auditKey *hsm.KeyName  // that signs the audit log; nil: none does
 
 	pinRefused refusedPIN // of the command line, for the tokens of a mirror
 }

@@ -34,6 +34,7 @@ var everything = []sectionCheck{
 	(*configuration).checkKeyStore,
 	(*configuration).checkRoot,
 	(*configuration).checkLimits,
+	(*configuration).checkKeyUses,
 }
 
 // newConfiguration turns a file into a configuration, or returns all that checks
@@ -156,6 +157,7 @@ func (c *configuration) checkKeys(y *yamlFile) {
 }
 
 func (c *configuration) checkLogs(y *yamlFile) {
+	c.checkCheckpoint(y)
 	var err error
 	if c.logLevel, err = parseLevel(c.Log.Error); err != nil {
 		y.failAt(at("log", "error"), "log.error: %v", err)

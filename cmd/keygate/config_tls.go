@@ -15,7 +15,7 @@ import (
 // checkTLS reads the files of the tls section.
 func (c *configuration) checkTLS(y *yamlFile) {
 	if c.TLS.Key == "" {
-		y.failAt(at("tls", "key"), "tls.key, the file of the server's private key, is missing")
+		y.failAt(at("tls", "key"), "tls.key, the file of the server's private key or its name in the token, is missing")
 	}
 	if c.TLS.Cert == "" {
 		y.failAt(at("tls", "cert"), "tls.cert, the file of the server's certificate, is missing")
@@ -49,22 +49,35 @@ func (c *configuration) loadServerKey() (field string, err error) {
 	if err != nil {
 		return "cert", err
 	}
-	key, err := readServerKey(c.TLS.Key, c.TLS.Password)
+	leaf := chain[0]
+	var key crypto.Signer // stays nil for one in the token
+	if c.keyInToken() {
+		err = c.checkTokenKey()
+	} else if key, err = readServerKey(c.TLS.Key, c.TLS.Password); err == nil {
+		err = c.checkServerKey(leaf, key)
+	}
 	if err != nil {
 		return "key", err
-	}
-	leaf := chain[0]
-	if public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
-		return "key", fmt.Errorf("%s does not belong to the certificate of %s", c.TLS.Key, c.TLS.Cert)
 	}
 	if len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.URIs)+len(leaf.EmailAddresses) == 0 {
 		return "cert", fmt.Errorf("%s: the certificate has no subject alternative name, so that no client accepts it", c.TLS.Cert)
 	}
-	c.state.Certificate = tls.Certificate{PrivateKey: key, Leaf: leaf}
+	c.state.Certificate = tls.Certificate{Leaf: leaf}
+	if key != nil {
+		c.state.Certificate.PrivateKey = key
+	}
 	for _, cert := range chain {
 		c.state.Certificate.Certificate = append(c.state.Certificate.Certificate, cert.Raw)
 	}
 	return "", nil
+}
+
+// checkServerKey returns an error if key is not that of the server's certificate.
+func (c *configuration) checkServerKey(leaf *x509.Certificate, key crypto.Signer) error {
+	if public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(key.Public()) {
+		return fmt.Errorf("%s does not belong to the certificate of %s", c.TLS.Key, c.TLS.Cert)
+	}
+	return nil
 }
 
 // readChain reads a file of certificates, and of nothing else.

@@ -36,17 +36,28 @@ type testGateway struct {
 // startGateway starts a gateway that lasts until the test ends.
 func startGateway(t *testing.T, dir string) *testGateway {
 	t.Helper()
-	g := &testGateway{dir: dir}
+	return startGatewayOn(t, dir, nil, func(*gateway.State) {})
+}
+
+// startGatewayOn is startGateway on a root of the caller's, if it is not nil, who may
+// change the state.
+func startGatewayOn(t *testing.T, dir string, root *hsm.Root, change func(*gateway.State)) *testGateway {
+	t.Helper()
+	g := &testGateway{dir: dir, root: root}
 	g.store.Store = memory.New()
 	logger := gateway.NewErrorLog(&g.log, slog.LevelDebug)
-	g.root = openRoot(t, logger.Logger())
+	if root == nil {
+		g.root = openRoot(t, logger.Logger())
+	}
 	manager, err := kms.New(kms.Config{Cluster: kms.ClusterID{1}, Logger: logger.Logger()}, g.root, &g.store)
 	check(t, err)
 	trail, err := audit.Open(audit.Config{File: filepath.Join(dir, "audit.log"), Logger: logger.Logger()})
 	check(t, err)
 	t.Cleanup(func() { trail.Close() })
+	state := g.state(t)
+	change(&state)
 	server, err := gateway.New(gateway.Config{KMS: manager, Audit: trail, ErrorLog: logger, Version: "test",
-		Figures: rootFigures(g.root, &file{Root: rootSection{singleRoot: singleRoot{PKCS11: &hsm.Config{Token: g.root.Token().Label}}}})}, g.state(t))
+		Figures: rootFigures(g.root, &file{Root: rootSection{singleRoot: singleRoot{PKCS11: &hsm.Config{Token: g.root.Token().Label}}}})}, state)
 	check(t, err)
 	g.serve(t, server)
 	return g

@@ -13,7 +13,8 @@ import (
 )
 
 func newHSMCommand() *cobra.Command {
-	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand())
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(),
+		newHSMPublicKeyCommand(), newHSMRequestCommand(), newHSMAttestCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
@@ -32,6 +33,13 @@ type initHSM struct {
 	makeToken bool
 	soPINFile string
 	dryRun    bool
+	signing   bool
+}
+
+// A madeKeys is what hsm init prints.
+type madeKeys struct {
+	hsm.Made
+	SigningKey *bool `json:"signing_key,omitempty"` // whether it was made; nil: it was not asked for
 }
 
 func newHSMInitCommand() *cobra.Command {
@@ -46,6 +54,10 @@ token and can never leave it. Keys that are there are left as they are.
 Make a backup of them, in the way of the HSM's maker, before you use them: without
 them, all keys are lost.
 
+--signing-key also makes a key pair (EC, P-256), of the label root.pkcs11.signing_key
+or keygate-sign, whose private key can sign and do nothing else: for checkpoints of
+the audit log (audit.checkpoint) and attestations (keygate hsm attest).
+
 --dry-run makes nothing. It logs in once, as without it, and prints which keys are
 there and with which attributes the others would be made.
 
@@ -59,6 +71,8 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	cmd.MarkFlagsRequiredTogether("make-token", "so-pin-file")
 	cmd.Flags().BoolVar(&i.dryRun, "dry-run", false, "print what would be done, and do nothing")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "make-token")
+	cmd.Flags().BoolVar(&i.signing, "signing-key", false, "also make the key pair that signs")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "signing-key")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
@@ -76,17 +90,22 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	return cmd
 }
 
-func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
+func (i *initHSM) run(ctx context.Context) (made madeKeys, err error) {
 	cfg, err := loadToken(*i.config)
 	if err != nil {
-		return hsm.Made{}, err
+		return made, err
 	}
 	if i.makeToken {
 		if err := makeToken(ctx, cfg, i.soPINFile); err != nil && !errors.Is(err, hsm.ErrTokenExists) {
-			return hsm.Made{}, err
+			return made, err
 		}
 	}
-	return hsm.Init(ctx, cfg)
+	if made.Made, err = hsm.Init(ctx, cfg); err != nil || !i.signing {
+		return made, err
+	}
+	_, signing, err := hsm.InitSigningKey(ctx, cfg)
+	made.SigningKey = &signing
+	return made, err
 }
 
 // plan prints what run would do.
@@ -125,12 +144,17 @@ func makeToken(ctx context.Context, cfg hsm.Config, soPINFile string) error {
 	return hsm.InitToken(ctx, cfg.Module, cfg.Token, string(bytes.TrimRight(officer, "\r\n")), string(bytes.TrimRight(user, "\r\n")))
 }
 
-func describeMade(w io.Writer, made hsm.Made) {
+func describeMade(w io.Writer, made madeKeys) {
 	describeToken(w, made.Token)
-	for _, key := range []struct {
+	type key struct {
 		name string
 		made bool
-	}{{"kek", made.KEK}, {"record key", made.RecordKey}} {
+	}
+	keys := []key{{"kek", made.KEK}, {"record key", made.RecordKey}}
+	if made.SigningKey != nil {
+		keys = append(keys, key{"signing key", *made.SigningKey})
+	}
+	for _, key := range keys {
 		state := "was there already"
 		if key.made {
 			state = "made"

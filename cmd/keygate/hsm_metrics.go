@@ -30,7 +30,7 @@ type tokenFigures struct {
 	each   []tokenFigure
 	bounds []float64 // of the latency buckets, in seconds
 
-	info, moved, durations, inFlight, errors *prometheus.Desc
+	info, moved, wrong, durations, inFlight, errors *prometheus.Desc
 }
 
 // A tokenFigure is one number of each token.
@@ -48,6 +48,7 @@ func newTokenFigures(root *hsm.Root, tokens []hsm.Config) *tokenFigures {
 		root: root, labels: tokenLabels(tokens), each: eachToken(desc),
 		info:  desc("token_info", "Always 1, for a token that was connected to; the labels say what it is.", "token", "label", "serial", "manufacturer", "model", "library"),
 		moved: desc("operations_moved_total", "Operations that were tried again in another token."),
+		wrong: desc("wrong_signatures_total", "Signatures of a token that were not those of the key. None was given out. Each is an alarm."),
 		durations: desc("call_duration_seconds",
 			"Time that calls of the PKCS#11 module took, by function. C_Encrypt, C_Decrypt and C_Sign are together with their Init.", "token", "function"),
 		inFlight: desc("calls_in_flight", "Calls that are in the PKCS#11 module, by function.", "token", "function"),
@@ -118,7 +119,7 @@ func tokenLabels(tokens []hsm.Config) []string {
 }
 
 func (t *tokenFigures) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{t.info, t.moved, t.durations, t.inFlight, t.errors} {
+	for _, d := range []*prometheus.Desc{t.info, t.moved, t.wrong, t.durations, t.inFlight, t.errors} {
 		descs <- d
 	}
 	for _, f := range t.each {
@@ -128,6 +129,7 @@ func (t *tokenFigures) Describe(descs chan<- *prometheus.Desc) {
 
 func (t *tokenFigures) Collect(metrics chan<- prometheus.Metric) {
 	metrics <- prometheus.MustNewConstMetric(t.moved, prometheus.CounterValue, float64(t.root.Moved()))
+	metrics <- prometheus.MustNewConstMetric(t.wrong, prometheus.CounterValue, float64(t.root.WrongSignatures()))
 	for i, s := range t.root.Tokens() {
 		label := t.labels[i]
 		for _, f := range t.each {

@@ -78,7 +78,7 @@ prepares one.`,
 	root.AddCommand(
 		newServerCommand(), newConfigCommand(), newHSMCommand(), newRootOfTrustCommand(), newStoreCommand(),
 		newKeyCommand(), newIdentityCommand(), newPolicyCommand(),
-		newLogCommand(), newStatusCommand(), newReadyCommand(), newMetricCommand(), newHSMWorkerCommand(),
+		newLogCommand(), newAuditCommand(), newStatusCommand(), newReadyCommand(), newMetricCommand(), newHSMWorkerCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"slices"
@@ -27,6 +28,9 @@ func (n *node) reload() error {
 	}
 	if fixed := n.cfg.fixedChanges(next); len(fixed) > 0 {
 		return fmt.Errorf("%s: a change of this needs a restart", strings.Join(fixed, ", "))
+	}
+	if err := next.bindServerKey(context.Background(), n.root, n.cfg); err != nil {
+		return err
 	}
 	if err := n.server.Reload(next.state); err != nil {
 		return err
@@ -61,7 +65,11 @@ func (n *node) renewTLS() {
 	y := &yamlFile{name: next.path}
 	next.state.ClientCAs = nil
 	next.checkTLS(y)
-	if err := y.err(); err != nil {
+	err := y.err()
+	if err == nil {
+		err = next.bindServerKey(context.Background(), n.root, n.cfg)
+	}
+	if err != nil {
 		if text := err.Error(); text != n.tlsProblem { // perhaps only one file of two has been replaced yet
 			n.tlsProblem = text
 			n.log.Warn("keygate: the TLS files are not usable now: those that were read before stay in force", "error", err)

@@ -144,6 +144,9 @@ func (n *node) open(ctx context.Context) error {
 		return err
 	}
 	n.root = root // not before: with an error it may be a nil pointer in an interface that is not nil
+	if err := n.useTokenKeys(ctx); err != nil {
+		return err
+	}
 	store, err := configured(keyStores, &n.cfg.file).open(ctx, n.cfg, n.log)
 	if err != nil {
 		return err
@@ -156,7 +159,7 @@ func (n *node) open(ctx context.Context) error {
 	n.server, err = gateway.New(gateway.Config{
 		KMS: n.kms, Audit: n.trail, ErrorLog: errorLog, Version: version.Version, Commit: version.Commit,
 		Root: configured(roots, &n.cfg.file).name, Limits: n.limits(),
-		Figures: rootFigures(n.root, &n.cfg.file),
+		Figures: rootFigures(n.root, &n.cfg.file), Attest: n.attester(version.Version),
 	}, n.cfg.state)
 	return err
 }
@@ -190,6 +193,9 @@ func (n *node) limits() gateway.LimitsConfig {
 // close releases what open has made, from the top to the bottom.
 func (n *node) close() error {
 	var errs []error
+	if n.trail != nil {
+		n.trail.EndCheckpoints() // while there is a key to sign the last one with
+	}
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}

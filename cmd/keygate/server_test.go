@@ -34,6 +34,7 @@ func TestServer(t *testing.T) {
 			testscript.Run(t, testscript.Params{Files: []string{file}, Setup: o.setUp, Cmds: scriptCommands{
 				"envsubst": envsubst, "mode": checkMode, "field": writeField,
 				"server": o.start, "signal": o.signal, "stopped": o.stopped, "logged": o.logged, "hidden": o.hidden, "worker": o.worker,
+				"issue": issueCertificate, "rest": restCall, "replace": replaceText, "drop": dropLine,
 			}})
 		})
 	}

@@ -1,0 +1,253 @@
+package audit
+
+import (
+	"bufio"
+	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// A Verifier looks at the files of a log, in their order, and finds out whether
+// their lines are those that were signed. It does not look at what the entries say.
+type Verifier struct {
+	key   crypto.PublicKey
+	keyID string
+	found Verification
+
+	file   string
+	number int    // of the line in the file
+	recent []byte // the end of the file so far: maxBefore bytes at least, if there are so many
+
+	known    bool // the chain that the lines belong to
+	lost     bool // it is broken: no value can be compared before the next line that says where it stands
+	log      string
+	sequence uint64  // of the last checkpoint
+	covered  uint64  // lines of the chain that checkpoints cover
+	values   []place // of the chain, after those and after each line since
+	carried  int     // lines before the chain that its first checkpoint vouches for
+	loose    int     // lines since the last that is covered, or will be
+	read     int64   // bytes of all lines so far
+	vouched  int64   // of them, those up to the last that is covered, or will be
+}
+
+// A place is one between two lines of a chain.
+type place struct {
+	value [sha256.Size]byte
+	read  int64 // bytes before it
+}
+
+// A Verification is what a Verifier has found.
+type Verification struct {
+	Files       int       `json:"files"`
+	Lines       int       `json:"lines"`
+	Checkpoints int       `json:"checkpoints"` // with a signature that is good, over lines that are as they were
+	Covered     int       `json:"covered"`     // lines that these checkpoints cover
+	Before      int       `json:"before"`      // lines at the beginning, from before the log was signed
+	After       int       `json:"after"`       // lines at the end that no checkpoint covers yet
+	Problems    []Problem `json:"problems"`
+	OK          bool      `json:"ok"` // there are checkpoints, and no problem
+}
+
+// A Problem is something that is not as the log was written.
+type Problem struct {
+	File string `json:"file"`
+	Line int    `json:"line"` // where it was noticed, from 1
+	Text string `json:"text"`
+}
+
+// NewVerifier returns a Verifier for logs that are signed by key: ECDSA or RSA.
+func NewVerifier(key crypto.PublicKey) (*Verifier, error) {
+	id, err := keyID(key)
+	if err != nil {
+		return nil, err
+	}
+	return &Verifier{key: key, keyID: id, found: Verification{Problems: []Problem{}}}, nil
+}
+
+// File reads the next file. The error is that of r.
+func (v *Verifier) File(name string, r io.Reader) error {
+	v.file, v.number, v.recent = name, 0, nil
+	v.found.Files++
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err == nil {
+			v.line(line)
+			continue
+		}
+		if !errors.Is(err, io.EOF) {
+			return fmt.Errorf("audit: %s: %w", name, err)
+		}
+		return nil // a piece of a line is none: it is whole in the next file, or its process was killed
+	}
+}
+
+// Result returns what was found in all files.
+func (v *Verifier) Result() Verification {
+	r := v.found
+	if v.known || r.Checkpoints > 0 {
+		r.After = v.loose + v.carried
+	} else {
+		r.Before = v.loose
+	}
+	r.OK = r.Checkpoints > 0 && len(r.Problems) == 0
+	return r
+}
+
+func (v *Verifier) problem(format string, args ...any) {
+	v.found.Problems = append(v.found.Problems, Problem{v.file, v.number, fmt.Sprintf(format, args...)})
+}
+
+func (v *Verifier) line(line []byte) {
+	v.number++
+	v.found.Lines++
+	var control struct {
+		Operation  string          `json:"operation"`
+		Chain      *chainLine      `json:"chain"`
+		Checkpoint *checkpointLine `json:"checkpoint"`
+	}
+	err := json.Unmarshal(line, &control)
+	switch {
+	case err != nil:
+		if v.known {
+			v.problem("it is no JSON object")
+		}
+	case control.Operation == chainOperation && control.Chain != nil:
+		v.chain(*control.Chain)
+	case control.Operation == checkpointOperation && control.Checkpoint != nil:
+		v.checkpoint(*control.Checkpoint)
+	}
+	v.loose++
+	v.read += int64(len(line))
+	if v.known {
+		v.values = append(v.values, place{link(v.last(), line), v.read})
+	}
+	v.remember(line)
+}
+
+// last returns the value of the chain after the lines so far.
+func (v *Verifier) last() [sha256.Size]byte { return v.values[len(v.values)-1].value }
+
+// lines returns how many lines the chain has so far.
+func (v *Verifier) lines() uint64 { return v.covered + uint64(len(v.values)-1) }
+
+func (v *Verifier) remember(line []byte) {
+	if len(v.recent) > 2*maxBefore {
+		v.recent = append(v.recent[:0], v.recent[len(v.recent)-maxBefore:]...)
+	}
+	v.recent = append(v.recent, line...)
+}
+
+// chain takes in a line that says where a chain stands.
+func (v *Verifier) chain(c chainLine) {
+	value, ok := sum(c.Value)
+	if !ok {
+		v.problem("the line about the chain is malformed")
+		return
+	}
+	switch {
+	case v.known && c.Log == v.log:
+		if !v.lost && (c.Lines != v.lines() || value != v.last()) {
+			v.problem("lines before this one were changed, added or removed, after those that the last checkpoint covers")
+			v.lost = true
+		}
+		if v.lost && c.Lines < v.covered {
+			return // it goes back: what it says is wrong
+		}
+	case c.Lines == 0:
+		v.begin(c)
+		v.sequence, v.lost = 0, true
+	default:
+		if v.known {
+			v.problem("the log %s goes on here, and the lines before are of another one", c.Log)
+		}
+		v.sequence, v.lost = 0, true
+	}
+	if v.lost {
+		v.covered, v.values = c.Lines, []place{{value, v.read}}
+	}
+	v.log, v.known, v.lost = c.Log, true, false
+}
+
+// begin looks at what a chain that begins says of the lines before it.
+func (v *Verifier) begin(c chainLine) {
+	if v.loose+v.carried == 0 {
+		return
+	}
+	if !v.known {
+		if v.found.Checkpoints == 0 {
+			v.found.Before, v.loose, v.vouched = v.loose, 0, v.read
+		}
+		return
+	}
+	n := int64(len(v.recent))
+	if c.BeforeBytes > n || c.BeforeBytes < 0 {
+		v.problem("there were more bytes before this line when the log was opened: %d", c.BeforeBytes)
+		return
+	}
+	before := sha256.Sum256(v.recent[n-c.BeforeBytes:])
+	if c.BeforeBytes > 0 && c.Before != hex.EncodeToString(before[:]) {
+		v.problem("lines before this one were changed, added or removed after the log was opened")
+		return
+	}
+	if v.read-v.vouched > c.BeforeBytes {
+		v.problem("no checkpoint covers the %d lines before this one: their process ended without one", v.loose)
+		v.loose, v.vouched = 0, v.read
+		return
+	}
+	v.carried, v.loose, v.vouched = v.carried+v.loose, 0, v.read
+}
+
+// checkpoint looks at a signature, and at the lines that it covers.
+func (v *Verifier) checkpoint(c checkpointLine) {
+	switch {
+	case c.Key != v.keyID:
+		v.problem("checkpoint %d is signed by another key: %s", c.Sequence, c.Key)
+		return
+	case !verifies(v.key, c.signed(), c.Signature):
+		v.problem("the signature of checkpoint %d is wrong", c.Sequence)
+		return
+	case !v.known:
+		v.problem("the beginning of the log %s is not in these files", c.Log)
+		return
+	case c.Log != v.log:
+		v.problem("the checkpoint is of the log %s, and the lines before it are of %s", c.Log, v.log)
+		return
+	case c.Sequence <= v.sequence:
+		v.problem("checkpoint %d comes after checkpoint %d", c.Sequence, v.sequence)
+		return
+	}
+	v.sequence = c.Sequence
+	if v.lost {
+		return
+	}
+	value, ok := sum(c.Value)
+	if c.Lines < v.covered && ok { // of lines in the file before, which is not here
+		return
+	}
+	if !ok || c.Lines > v.lines() || v.values[c.Lines-v.covered].value != value {
+		v.lost = true
+		v.problem("lines that checkpoint %d covers were changed, added or removed; what follows, up to the next file, could not be checked", c.Sequence)
+		return
+	}
+	after := int(v.lines() - c.Lines)
+	v.found.Checkpoints++
+	v.found.Covered += v.carried + v.loose - after
+	v.carried, v.loose = 0, after
+	v.values = append([]place(nil), v.values[c.Lines-v.covered:]...)
+	v.vouched = v.values[0].read
+	v.covered = c.Lines
+}
+
+// sum reads a SHA-256 value in hex.
+func sum(text string) (value [sha256.Size]byte, ok bool) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(value) {
+		return value, false
+	}
+	return [sha256.Size]byte(b), true
+}

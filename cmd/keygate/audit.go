@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keygate/keygate/audit"
+)
+
+func newAuditCommand() *cobra.Command {
+	return group("audit", "Verify audit logs", newAuditVerifyCommand())
+}
+
+func newAuditVerifyCommand() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{
+		Use:   "verify --key PUB FILE...",
+		Short: "Say whether an audit log is as it was written and signed",
+		Long: `Say whether the lines of an audit log are those that were written, in their order
+and none of them missing, by the checkpoints that a key in the token has signed
+(audit.checkpoint in the configuration). Give the files of rotations in the order in
+which they were written, the oldest first; - is standard input.
+
+PUB is the public key, as "keygate hsm public-key" prints it. Have it from a place
+that whoever can write the log cannot write to.
+
+What is not covered: lines from before the log was signed, those after the last
+checkpoint, and the beginning of the first file, if files before it are not given.
+The exit code is 0 only if all else is as it was.`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	cmd.Flags().StringVar(&key, "key", "", "PEM `FILE` of the public key")
+	cobra.CheckErr(cmd.MarkFlagRequired("key")) // fails only for a flag that does not exist
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, files []string) error {
+		result, err := verifyAudit(cmd.InOrStdin(), key, files)
+		if err != nil {
+			return err
+		}
+		if err := printResult(cmd.OutOrStdout(), *asJSON, result, func(w io.Writer) { describeVerification(w, result) }); err != nil {
+			return err
+		}
+		if !result.OK {
+			return errReported
+		}
+		return nil
+	}
+	return cmd
+}
+
+func verifyAudit(stdin io.Reader, keyFile string, files []string) (audit.Verification, error) {
+	key, err := readPublicKey(keyFile)
+	if err != nil {
+		return audit.Verification{}, err
+	}
+	v, err := audit.NewVerifier(key)
+	if err != nil {
+		return audit.Verification{}, err
+	}
+	for _, name := range files {
+		if err := verifyFile(v, stdin, name); err != nil {
+			return audit.Verification{}, err
+		}
+	}
+	return v.Result(), nil
+}
+
+func verifyFile(v *audit.Verifier, stdin io.Reader, name string) error {
+	if name == "-" {
+		return v.File("standard input", stdin)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(v.File(name, f), f.Close())
+}
+
+func describeVerification(w io.Writer, r audit.Verification) {
+	fmt.Fprintf(w, "lines:\t%d\ncheckpoints:\t%d\ncovered:\t%d\n", r.Lines, r.Checkpoints, r.Covered)
+	fmt.Fprintf(w, "before the log was signed:\t%d\nafter the last checkpoint:\t%d\n", r.Before, r.After)
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "%s:%d:\t%s\n", p.File, p.Line, p.Text)
+	}
+	switch {
+	case r.OK:
+		fmt.Fprintln(w, "The lines that are covered are as they were written.")
+	case r.Checkpoints == 0:
+		fmt.Fprintln(w, "No checkpoint of this key covers anything: nothing is known.")
+	default:
+		fmt.Fprintln(w, "The log is not as it was written.")
+	}
+}
