@@ -49,13 +49,13 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 		}
 	}
 	a, b, own := copies(o.a, o.b)
-	mine := *o // o's slices are the caller's, who may leave before the call ends
-	mine.handle, mine.a, mine.b = nil, nil, nil
+	// What runs late reads none of o's slices: they are the caller's, who may leave
+	// before the call ends.
 	result, err := call(ctx, t.pool, task[[]byte]{
 		run: func(w *worker) ([]byte, error) {
-			return onSession(ctx, w, k.link, func(s session) ([]byte, error) { return s.perform(&mine, k, a, b) })
+			return onSession(ctx, w, k.link, func(s session) ([]byte, error) { return s.perform(o, k, a, b) })
 		},
-		discard: func(late []byte) { t.cleanUp(&mine); clear(late) },
+		discard: func(late []byte) { t.cleanUp(o); clear(late) },
 		slow:    o.slow(),
 		end:     func() { clear(own); k.done(); letGo() },
 	})
