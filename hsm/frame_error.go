@@ -27,7 +27,7 @@ const maxErrorText = 16 << 10
 // appendError appends err, or nothing if it is nil:
 //
 //	8  marks, one bit each
-//	1  1: it wraps a *notFoundError
+//	1  bit 0: it wraps a *notFoundError; bit 1: what the *Error is about was done before
 //	8  code of the *Error
 //	function of the *Error, nil if there is none; text; each with its size
 func appendError(b []byte, err error) []byte {
@@ -40,18 +40,21 @@ func appendError(b []byte, err error) []byte {
 			wraps |= 1 << i
 		}
 	}
-	missing := byte(0)
+	flags := byte(0)
 	if _, is := errors.AsType[*notFoundError](err); is {
-		missing = 1
+		flags |= 1
 	}
 	var function []byte
 	var code uint64
 	if e, is := errors.AsType[*Error](err); is {
 		function, code = []byte(e.Function), uint64(e.Code)
+		if e.known {
+			flags |= 2
+		}
 	}
 	text := err.Error()
 	b = binary.BigEndian.AppendUint64(b, wraps)
-	b = append(b, missing)
+	b = append(b, flags)
 	b = binary.BigEndian.AppendUint64(b, code)
 	b = appendBytes(b, function)
 	return appendBytes(b, []byte(text[:min(len(text), maxErrorText)]))
@@ -64,16 +67,16 @@ func parseError(body []byte) (remote, err error) {
 		return nil, nil
 	}
 	r := reading{b: body}
-	wraps, missing, code := r.uint64(), r.uint8(), r.uint64()
+	wraps, flags, code := r.uint64(), r.uint8(), r.uint64()
 	function, text := r.bytes(), r.bytes()
 	if err := r.end("an error"); err != nil {
 		return nil, err
 	}
 	e := &remoteError{text: strings.ToValidUTF8(string(text), "?")}
 	if function != nil {
-		e.wraps = append(e.wraps, &Error{Function: string(function), Code: uint(code)})
+		e.wraps = append(e.wraps, &Error{Function: string(function), Code: uint(code), known: flags&2 != 0})
 	}
-	if missing == 1 {
+	if flags&1 != 0 {
 		e.wraps = append(e.wraps, &notFoundError{text: strings.TrimPrefix(e.text, "hsm: ")})
 	}
 	for i, mark := range marks {
