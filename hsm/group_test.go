@@ -288,7 +288,7 @@ func TestTokensOfAConfiguration(t *testing.T) {
 		{[]hsm.TokenConfig{{URI: "pkcs11:token=my%20token;serial=12?module-path=/x.so&pin-source=file:/etc/pin"}}, ""},
 		{[]hsm.TokenConfig{{Token: "a"}, {Token: "a"}}, "tokens.1.token: it is the same as that of tokens.0"},
 		{[]hsm.TokenConfig{{Token: "a"}, {}}, "tokens.1.token: the label of the token is missing"},
-		{[]hsm.TokenConfig{{URI: "token=a"}}, "tokens.0.uri: it does not begin with pkcs11:"},
+		{[]hsm.TokenConfig{{URI: "token=a"}}, "tokens.0.uri: it does not begin with the scheme pkcs11"},
 		{[]hsm.TokenConfig{{URI: "pkcs11:token=a?pin-value=1234"}}, "pin-value: a PIN does not belong into a configuration"},
 		{[]hsm.TokenConfig{{URI: "pkcs11:token=a;object=b"}}, "tokens.0.uri: object is not known here"},
 		{[]hsm.TokenConfig{{URI: "pkcs11:token=a;token=b"}}, "token is there twice"},

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -19,7 +20,7 @@ func parseURI(s string, known ...string) (uri, error) {
 	u := uri{path: map[string]string{}, query: map[string]string{}}
 	rest, ok := strings.CutPrefix(s, "pkcs11:")
 	if !ok {
-		return u, fmt.Errorf("it does not begin with pkcs11:")
+		return u, errors.New("it does not begin with the scheme pkcs11")
 	}
 	path, query, _ := strings.Cut(rest, "?")
 	if err := splitURI(path, ";", u.path, known); err != nil {
