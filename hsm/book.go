@@ -30,7 +30,9 @@ const (
 	fnCloseSession
 	fnGetSessionInfo
 	fnLogin
+	fnLogout
 	fnCreateObject
+	fnCopyObject
 	fnDestroyObject
 	fnGetAttributeValue
 	fnFindObjectsInit
@@ -53,7 +55,8 @@ var functionNames = [functionCount]string{
 	fnInitialize: "C_Initialize", fnFinalize: "C_Finalize", fnGetInfo: "C_GetInfo", fnGetSlotList: "C_GetSlotList",
 	fnGetSlotInfo: "C_GetSlotInfo", fnGetTokenInfo: "C_GetTokenInfo", fnGetMechanismList: "C_GetMechanismList", fnGetMechanismInfo: "C_GetMechanismInfo",
 	fnInitToken: "C_InitToken", fnInitPIN: "C_InitPIN", fnOpenSession: "C_OpenSession", fnCloseSession: "C_CloseSession",
-	fnGetSessionInfo: "C_GetSessionInfo", fnLogin: "C_Login", fnCreateObject: "C_CreateObject", fnDestroyObject: "C_DestroyObject",
+	fnGetSessionInfo: "C_GetSessionInfo", fnLogin: "C_Login", fnLogout: "C_Logout",
+	fnCreateObject: "C_CreateObject", fnCopyObject: "C_CopyObject", fnDestroyObject: "C_DestroyObject",
 	fnGetAttributeValue: "C_GetAttributeValue", fnFindObjectsInit: "C_FindObjectsInit", fnFindObjects: "C_FindObjects",
 	fnFindObjectsFinal: "C_FindObjectsFinal", fnEncryptInit: "C_EncryptInit", fnEncrypt: "C_Encrypt", fnDecryptInit: "C_DecryptInit",
 	fnDecrypt: "C_Decrypt", fnSignInit: "C_SignInit", fnSign: "C_Sign", fnGenerateKey: "C_GenerateKey", fnWrapKey: "C_WrapKey",

@@ -82,6 +82,16 @@ func (c calls) Login(s pkcs11.SessionHandle, user uint, pin string) (err error) 
 	return c.raw.Login(s, user, pin)
 }
 
+func (c calls) Logout(s pkcs11.SessionHandle) (err error) {
+	defer c.book.enter(fnLogout).done(&err)
+	return c.raw.Logout(s)
+}
+
+func (c calls) CopyObject(s pkcs11.SessionHandle, object pkcs11.ObjectHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
+	defer c.book.enter(fnCopyObject).done(&err)
+	return c.raw.CopyObject(s, object, template)
+}
+
 func (c calls) DestroyObject(s pkcs11.SessionHandle, object pkcs11.ObjectHandle) (err error) {
 	defer c.book.enter(fnDestroyObject).done(&err)
 	return c.raw.DestroyObject(s, object)

@@ -42,6 +42,10 @@ type Config struct {
 	// KEK is the label of the AES key that wraps all master keys. Default
 	// keygate-kek.
 	KEK string `yaml:"kek,omitempty"`
+	// OtherKEKs are labels of KEKs that wrap no new keys, but unwrap those that they
+	// have wrapped: the one before a rotation and, until all gateways know it, the
+	// one after.
+	OtherKEKs []string `yaml:"other_keks,omitempty"`
 	// RecordKey is the label of the key that authenticates key records. Default
 	// keygate-record.
 	RecordKey string `yaml:"record_key,omitempty"`
@@ -190,6 +194,9 @@ func (c Config) faults() (faults []error) {
 		}
 	}
 	refuse(c.KEK == c.RecordKey, "kek, record_key: two keys with the same label %q", c.KEK)
+	for i, label := range c.OtherKEKs {
+		refuse(label == "" || label == c.KEK || label == c.RecordKey || slices.Contains(c.OtherKEKs[:i], label), "other_keks: %q is empty, or the label of another key", label)
+	}
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)
 	refuse(c.Keys < 0, "keys: %d is negative", c.Keys)

@@ -31,8 +31,9 @@ type link struct {
 	anchor  session
 	loaders []loader
 
-	kek       pkcs11.ObjectHandle
+	kek       pkcs11.ObjectHandle // the present one, of keks
 	kekID     kekID
+	keks      []*kek         // that handles may name
 	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input

@@ -31,11 +31,13 @@ const (
 	opRandom                      // answers size bytes
 	opStatus                      // answers nothing
 	opDestroy                     // answers nothing
+	opRewrap                      // of the handle a; answers the new one, or nothing if there is nothing to do
+	opWrappedBy                   // the handle a; answers 1 if by the present KEK, else 0, and the KEK's label
 	opKindAfter                   // one more than the last
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey }
+func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opRewrap }
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
@@ -58,6 +60,10 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.random(o.size)
 	case opStatus:
 		return nil, s.useLinkKeys()
+	case opRewrap:
+		return s.rewrap(a)
+	case opWrappedBy:
+		return s.link.wrappedBy(a)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }

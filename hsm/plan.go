@@ -82,7 +82,7 @@ func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
 	}
 	l.plan = &plan
 	if !kek {
-		if err := s.makeKEK(t.cfg.KEK); err != nil {
+		if err := s.makeKEK(t.cfg, InitOptions{}); err != nil {
 			return plan, err
 		}
 	}
