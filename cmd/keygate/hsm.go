@@ -13,7 +13,7 @@ import (
 )
 
 func newHSMCommand() *cobra.Command {
-	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand())
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(), newHSMRotateCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
@@ -32,6 +32,7 @@ type initHSM struct {
 	makeToken bool
 	soPINFile string
 	dryRun    bool
+	rotatable bool
 }
 
 func newHSMInitCommand() *cobra.Command {
@@ -59,6 +60,7 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	cmd.MarkFlagsRequiredTogether("make-token", "so-pin-file")
 	cmd.Flags().BoolVar(&i.dryRun, "dry-run", false, "print what would be done, and do nothing")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "make-token")
+	cmd.Flags().BoolVar(&i.rotatable, "rotatable", true, "make a KEK that can be replaced, with the security officer's help; false: one that never can (docs/security.md)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
@@ -86,7 +88,7 @@ func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
 			return hsm.Made{}, err
 		}
 	}
-	return hsm.Init(ctx, cfg)
+	return hsm.InitWith(ctx, cfg, hsm.InitOptions{Strict: !i.rotatable})
 }
 
 // plan prints what run would do.
@@ -137,6 +139,11 @@ func describeMade(w io.Writer, made hsm.Made) {
 		}
 		fmt.Fprintf(w, "%s:\t%s\n", key.name, state)
 	}
+	replaced := "it can be replaced (keygate hsm rotate)"
+	if !made.Rotatable {
+		replaced = "it can never be replaced"
+	}
+	fmt.Fprintf(w, "end of the kek:\t%s\n", replaced)
 }
 
 func describeToken(w io.Writer, t hsm.TokenInfo) {

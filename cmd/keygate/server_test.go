@@ -50,7 +50,7 @@ type operator struct {
 }
 
 // setUp gives a script an authority, a server certificate, the identities admin
-// and app, and the file pin. The client commands run as app.
+// and app, and the files pin and officer-pin. The client commands run as app.
 func (o *operator) setUp(env *testscript.Env) error {
 	made, err := makeIdentities(env.WorkDir)
 	if err != nil {
@@ -60,6 +60,9 @@ func (o *operator) setUp(env *testscript.Env) error {
 	env.Vars = append(env.Vars, noRaceSleep, "GODEBUG="+os.Getenv("GODEBUG"), softhsm.ConfEnv+"="+o.token.Conf,
 		"ADMIN="+made["admin"], "APP="+made["app"], "MODULE="+o.token.Module, "TOKEN="+o.token.Label, "PIN="+o.token.PIN,
 		"KEYGATE_CACERT="+file("ca.crt"), "KEYGATE_CLIENT_CERT="+file("app.crt"), "KEYGATE_CLIENT_KEY="+file("app.key"))
+	if err := writeFile(file("officer-pin"), []byte(o.token.SOPIN+"\n"), 0o600, false); err != nil {
+		return err
+	}
 	return writeFile(file("pin"), []byte(o.token.PIN+"\n"), 0o600, false)
 }
 
