@@ -45,6 +45,7 @@ const (
 	fnSignInit
 	fnSign
 	fnGenerateKey
+	fnGenerateKeyPair
 	fnWrapKey
 	fnUnwrapKey
 	fnGenerateRandom
@@ -59,7 +60,8 @@ var functionNames = [functionCount]string{
 	fnCreateObject: "C_CreateObject", fnCopyObject: "C_CopyObject", fnDestroyObject: "C_DestroyObject",
 	fnGetAttributeValue: "C_GetAttributeValue", fnFindObjectsInit: "C_FindObjectsInit", fnFindObjects: "C_FindObjects",
 	fnFindObjectsFinal: "C_FindObjectsFinal", fnEncryptInit: "C_EncryptInit", fnEncrypt: "C_Encrypt", fnDecryptInit: "C_DecryptInit",
-	fnDecrypt: "C_Decrypt", fnSignInit: "C_SignInit", fnSign: "C_Sign", fnGenerateKey: "C_GenerateKey", fnWrapKey: "C_WrapKey",
+	fnDecrypt: "C_Decrypt", fnSignInit: "C_SignInit", fnSign: "C_Sign", fnGenerateKey: "C_GenerateKey",
+	fnGenerateKeyPair: "C_GenerateKeyPair", fnWrapKey: "C_WrapKey",
 	fnUnwrapKey: "C_UnwrapKey", fnGenerateRandom: "C_GenerateRandom",
 }
 

@@ -122,6 +122,18 @@ func (c calls) GenerateKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, templa
 	return c.raw.GenerateKey(s, m, template)
 }
 
+func (c calls) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, public, private []*pkcs11.Attribute) (_, _ pkcs11.ObjectHandle, err error) {
+	defer c.book.enter(fnGenerateKeyPair).done(&err)
+	return c.raw.GenerateKeyPair(s, m, public, private)
+}
+
+// WrapKey is for what is done once: each call of it that fails leaks its buffer.
+// Master keys are wrapped by functions.wrapKey.
+func (c calls) WrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, key pkcs11.ObjectHandle) (_ []byte, err error) {
+	defer c.book.enter(fnWrapKey).done(&err)
+	return c.raw.WrapKey(s, m, wrapping, key)
+}
+
 func (c calls) CreateObject(s pkcs11.SessionHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnCreateObject).done(&err)
 	return c.raw.CreateObject(s, template)

@@ -17,7 +17,7 @@ const (
 // kekCheckValue returns the check value of a KEK, the SHA-256 of a known key that it
 // wraps, and the wrapping: two tokens that have no wrapping without an IV in common
 // cannot be compared.
-func (s session) kekCheckValue(k *kek) (string, error) {
+func (s session) kekCheckValue(kek pkcs11.ObjectHandle) (string, error) {
 	m, w, err := s.steadyMechanism()
 	if err != nil {
 		return "", err
@@ -30,7 +30,7 @@ func (s session) kekCheckValue(k *kek) (string, error) {
 	defer s.destroy(object)
 	size, _ := w.size()
 	wrapped := make([]byte, size)
-	n, err := s.link.module.wrapKey(s.handle, m.id, k.object, object, nil, nil, wrapped)
+	n, err := s.link.module.wrapKey(s.handle, m.id, kek, object, nil, nil, wrapped)
 	if err != nil {
 		return "", err
 	}
@@ -50,9 +50,17 @@ func (s session) steadyMechanism() (wrapMechanism, wrapping, error) {
 }
 
 // recordCheckValue returns the check value of the record key.
-func (s session) recordCheckValue() (string, error) {
-	mac, err := s.mac(s.link.recordKey.object, []byte(checkValueMessage))
+func (s session) recordCheckValue(key pkcs11.ObjectHandle) (string, error) {
+	mac, err := s.mac(key, []byte(checkValueMessage))
 	return fmt.Sprintf("%x", mac[:checkValueSize]), err
+}
+
+func (s session) checkValues(kek, record pkcs11.ObjectHandle) (ofKEK, ofRecord string, err error) {
+	if ofKEK, err = s.kekCheckValue(kek); err != nil {
+		return "", "", err
+	}
+	ofRecord, err = s.recordCheckValue(record)
+	return ofKEK, ofRecord, err
 }
 
 // describeKeys says of the root keys, which have been probed, by what they can be
@@ -72,10 +80,12 @@ func (s session) describeKeys(c Config) []Check {
 			end = "it can be replaced by a KEK that the security officer trusts (keygate hsm rotate)"
 		}
 		said(name+": end", end, nil)
-		value, err := s.kekCheckValue(k)
+		value, err := s.kekCheckValue(k.object)
 		said(name+": check value", value, err)
 	}
-	value, err := s.recordCheckValue()
+	value, err := s.recordCheckValue(s.link.recordKey.object)
 	said(fmt.Sprintf("record key %q: check value", c.RecordKey), value, err)
+	others, err := s.trustedOthers()
+	said("trusted keys that wrap", others, err)
 	return checks
 }

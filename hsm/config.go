@@ -82,6 +82,9 @@ type Config struct {
 	// Isolation says where the module runs: IsolationNone, the default, or
 	// IsolationWorker.
 	Isolation string `yaml:"isolation,omitempty"`
+	// Copyable: "allowed" accepts root keys that were made to be copied to another
+	// token, or were copied. Default: they are refused.
+	Copyable string `yaml:"copyable,omitempty"`
 }
 
 // The values of Config.Isolation.
@@ -206,6 +209,7 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Wrapping != "" && !slices.Contains(wrappingNames(), c.Wrapping), "wrapping: %q is none of %s", c.Wrapping, strings.Join(wrappingNames(), ", "))
 	refuse(c.Residency != "" && c.Residency != residencyWrapped && c.Residency != residencyToken, "residency: %q is neither %s nor %s", c.Residency, residencyWrapped, residencyToken)
 	refuse(c.Residency == residencyToken && len(c.Tokens) > 1, "residency: keys of residency token are in the one token that made them, so the others of tokens could not use them")
+	refuse(c.Copyable != "" && c.Copyable != copyableAllowed, "copyable: %q is not %s", c.Copyable, copyableAllowed)
 	for _, rule := range c.Accept {
 		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
 	}

@@ -25,6 +25,9 @@ type InitOptions struct {
 	// Strict makes a KEK that can never be replaced: what it has wrapped cannot be
 	// wrapped again, not even if the security officer wants it.
 	Strict bool
+	// Copyable makes root keys that CopyRootKeys can copy to another token. The
+	// configuration has to allow them.
+	Copyable bool
 }
 
 // Init makes the KEK and the record key in the token that cfg names, unless they
@@ -40,6 +43,9 @@ func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	}
 	if cfg, err = cfg.only(); err != nil {
 		return Made{}, err
+	}
+	if o.Copyable && cfg.Copyable != copyableAllowed {
+		return Made{}, fmt.Errorf("hsm: copyable: keys that can be copied are to be made, and the configuration does not have copyable: %s: %w", copyableAllowed, kms.ErrDenied)
 	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
@@ -75,6 +81,9 @@ func (t *token) makeRootKeys(ctx context.Context, o InitOptions) (made Made, err
 		}
 		made.KEK = true
 	}
+	if _, err := s.checkMechanisms(t.cfg); err != nil {
+		return made, err
+	}
 	// A token with a KEK that is refused gets no record key either.
 	checks, err := s.examineKEK(t.cfg)
 	if err == nil {
@@ -84,7 +93,7 @@ func (t *token) makeRootKeys(ctx context.Context, o InitOptions) (made Made, err
 		return made, err
 	}
 	if !record {
-		if err := s.makeRecordKey(t.cfg.RecordKey); err != nil {
+		if err := s.makeRecordKey(t.cfg.RecordKey, o); err != nil {
 			return made, err
 		}
 		made.RecordKey = true
@@ -127,7 +136,7 @@ func (s session) makeKEK(c Config, o InitOptions) error {
 	if o.Strict || s.keepsTrust(c) != nil {
 		form = strictForm
 	}
-	_, err := s.generate(pkcs11.CKM_AES_KEY_GEN, c.KEK, kekTemplate(c.KEK),
+	_, err := s.generate(pkcs11.CKM_AES_KEY_GEN, c.KEK, o.copyable(kekTemplate(c.KEK)),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(form)),
 		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
 	return err
@@ -169,13 +178,25 @@ func (s session) keepsTrust(c Config) error {
 	return s.refusesReadable(k)
 }
 
-func (s session) makeRecordKey(label string) error {
-	_, err := s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, label, append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false)),
+func (s session) makeRecordKey(label string, o InitOptions) error {
+	_, err := s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, label, o.copyable(recordTemplate(label)),
 		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
 	return err
+}
+
+func recordTemplate(label string) []*pkcs11.Attribute {
+	return append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false))
+}
+
+// copyable returns the template of a root key as o wants it.
+func (o InitOptions) copyable(template []*pkcs11.Attribute) []*pkcs11.Attribute {
+	if !o.Copyable {
+		return template
+	}
+	return override(template, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_WRAP_WITH_TRUSTED, true)}, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true})
 }
 
 // generate makes a key with a template and the attributes that not every token

@@ -87,7 +87,7 @@ func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
 		}
 	}
 	if !record {
-		return plan, s.makeRecordKey(t.cfg.RecordKey)
+		return plan, s.makeRecordKey(t.cfg.RecordKey, InitOptions{})
 	}
 	return plan, nil
 }

@@ -24,7 +24,7 @@ func (s session) examine(c Config) ([]Check, error) {
 		s.link.recordKey = &loaded{link: s.link, object: key}
 		return nil, nil
 	})
-	return append(append(checks, kek...), record...), err
+	return append(append(append(checks, kek...), record...), s.checkTrust()...), err
 }
 
 // examineKEK examines the present KEK only.
@@ -71,6 +71,9 @@ func (s session) examineKey(what, label string, kind uint, rules []rule, found f
 	}
 	checks, err := s.attest(what, key, kind, rules)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.allowCopied(checks, what, key); err != nil {
 		return nil, err
 	}
 	more, err := found(key)

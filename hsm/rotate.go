@@ -76,6 +76,9 @@ func (t *token) beginRotation(ctx context.Context, officer *pinSource) (made Mad
 	if err != nil {
 		return made, err
 	}
+	if err := s.noneLeaves(t.cfg); err != nil {
+		return made, err
+	}
 	if err := t.makeTrustedKEK(s, made.Label, officer); err != nil {
 		return made, err
 	}
@@ -112,6 +115,27 @@ func (s session) missingKEK(c Config) (missing string, err error) {
 		return "", fmt.Errorf("hsm: the token has no KEK yet: keygate hsm init makes it: %w", kms.ErrDenied)
 	}
 	return missing, nil
+}
+
+// noneLeaves refuses root keys that a trusted KEK could wrap; see checkTrust.
+func (s session) noneLeaves(c Config) error {
+	for _, label := range append([]string{c.KEK, c.RecordKey}, c.OtherKEKs...) {
+		key, err := s.findKey(label)
+		if _, missing := errors.AsType[*notFoundError](err); missing {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		extractable, err := s.flag(key, pkcs11.CKA_EXTRACTABLE)
+		if err != nil {
+			return err
+		}
+		if extractable {
+			return fmt.Errorf("hsm: %q can be copied, and a KEK that the security officer trusts could wrap it: copy the root keys to another token, where they cannot be any more, and begin there: %w", label, kms.ErrUnsupported)
+		}
+	}
+	return nil
 }
 
 // makeTrustedKEK makes a KEK with CKA_TRUSTED. The user is logged in before and after.

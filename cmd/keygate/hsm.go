@@ -13,7 +13,7 @@ import (
 )
 
 func newHSMCommand() *cobra.Command {
-	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(), newHSMRotateCommand())
+	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(), newHSMRotateCommand(), newHSMCopyCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
@@ -33,6 +33,7 @@ type initHSM struct {
 	soPINFile string
 	dryRun    bool
 	rotatable bool
+	copyable  bool
 }
 
 func newHSMInitCommand() *cobra.Command {
@@ -42,7 +43,8 @@ func newHSMInitCommand() *cobra.Command {
 		Short: "Make the root keys in a token",
 		Long: `Make the two root keys in the token of a configuration: the KEK, which wraps all
 master keys, and the key that authenticates key records. They are made in the
-token and can never leave it. Keys that are there are left as they are.
+token and can never leave it, unless --copyable wants otherwise. Keys that are there
+are left as they are.
 
 Make a backup of them, in the way of the HSM's maker, before you use them: without
 them, all keys are lost.
@@ -61,6 +63,7 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	cmd.Flags().BoolVar(&i.dryRun, "dry-run", false, "print what would be done, and do nothing")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "make-token")
 	cmd.Flags().BoolVar(&i.rotatable, "rotatable", true, "make a KEK that can be replaced, with the security officer's help; false: one that never can (docs/security.md)")
+	cmd.Flags().BoolVar(&i.copyable, "copyable", false, "make keys that \"keygate hsm copy\" can copy to another token, with the security officer's help (docs/security.md)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
@@ -88,7 +91,7 @@ func (i *initHSM) run(ctx context.Context) (hsm.Made, error) {
 			return hsm.Made{}, err
 		}
 	}
-	return hsm.InitWith(ctx, cfg, hsm.InitOptions{Strict: !i.rotatable})
+	return hsm.InitWith(ctx, cfg, hsm.InitOptions{Strict: !i.rotatable, Copyable: i.copyable})
 }
 
 // plan prints what run would do.
