@@ -119,6 +119,22 @@ func TestCopyRefuses(t *testing.T) {
 	})
 }
 
+// A KEK that is trusted could wrap one that can be copied, and whoever has the PIN
+// could unwrap that again as a key that decrypts.
+func TestACopyableKEKBesideATrustedOneIsRefused(t *testing.T) {
+	c := newCeremony(t)
+	c.begin(t)
+	as(t, c.f, func(r raw) {
+		copyable := but(goodKEK, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true, pkcs11.CKA_WRAP_WITH_TRUSTED: true})
+		r.generate(pkcs11.CKM_AES_KEY_GEN, flags(append(rootBase("copyable", "34567890"), keySize, pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, hsm.UnwrapTemplate())), copyable))
+	})
+	cfg := c.before
+	cfg.Copyable, cfg.OtherKEKs = "allowed", []string{"copyable"} // also if the trusted one is not named
+	says(t, refused(t, cfg), "copyable keys must be in a token without one")
+	cfg.OtherKEKs = nil
+	hsmtest.Open(t, cfg)
+}
+
 func TestHS18_ACopyableRootKeyDoesNotLeaveWithThePINAlone(t *testing.T) {
 	f, from, to := copyableToken(t)
 	_, err := hsm.CopyRootKeys(t.Context(), from, to, hsm.PIN{File: f.SOFile})

@@ -56,25 +56,29 @@ func (s session) allowCopied(checks []Check, what string, key pkcs11.ObjectHandl
 	return nil
 }
 
-// checkTrust refuses a KEK that can be copied beside one that is trusted: that one
-// would wrap it, and whoever has the PIN could unwrap it again as a key that decrypts.
-func (s session) checkTrust() []Check {
+// checkTrust refuses root keys that can be copied beside any trusted key that the token
+// keeps, such as the next KEK: that one would wrap them, and whoever has the PIN could
+// unwrap the KEK again as a key that decrypts.
+func (s session) checkTrust() ([]Check, error) {
 	if !s.link.extractable {
-		return nil
+		return nil, nil
 	}
-	for _, k := range s.link.keks {
-		if k.trusted {
-			return []Check{{What: fmt.Sprintf("KEK %q", k.label), Found: "trusted", err: kms.ErrDenied,
-				Why: "it could wrap the root keys, which are copyable: a KEK that is to be replaced must not be"}}
-		}
+	trusted, err := s.trustedKeys(pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true))
+	if err != nil || len(trusted) == 0 {
+		return nil, err
 	}
-	return nil
+	return []Check{{What: "root keys", Found: "copyable, beside a trusted key that wraps", err: kms.ErrDenied,
+		Why: "it could wrap the root keys, and what is unwrapped again could decrypt: copyable keys must be in a token without one"}}, nil
+}
+
+func (s session) trustedKeys(more ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, error) {
+	return s.find(append(more, pkcs11.NewAttribute(pkcs11.CKA_TRUSTED, true), pkcs11.NewAttribute(pkcs11.CKA_WRAP, true)), 64)
 }
 
 // trustedOthers says which keys there are that the security officer lets wrap what is
 // under trusted control, beside KEKs: whoever can unwrap what they wrap has all keys.
 func (s session) trustedOthers() (string, error) {
-	found, err := s.find([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TRUSTED, true), pkcs11.NewAttribute(pkcs11.CKA_WRAP, true)}, 64)
+	found, err := s.trustedKeys()
 	if err != nil {
 		return "", err
 	}

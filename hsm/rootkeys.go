@@ -24,7 +24,11 @@ func (s session) examine(c Config) ([]Check, error) {
 		s.link.recordKey = &loaded{link: s.link, object: key}
 		return nil, nil
 	})
-	return append(append(append(checks, kek...), record...), s.checkTrust()...), err
+	if err != nil {
+		return append(append(checks, kek...), record...), err
+	}
+	trust, err := s.checkTrust()
+	return append(append(append(checks, kek...), record...), trust...), err
 }
 
 // examineKEK examines the present KEK only.
