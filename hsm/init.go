@@ -133,8 +133,12 @@ func (s session) isThere(label string) (bool, error) {
 // keep to what that needs, or the caller wants none.
 func (s session) makeKEK(c Config, o InitOptions) error {
 	form := rotatableForm
-	if o.Strict || s.keepsTrust(c) != nil {
+	if o.Strict {
 		form = strictForm
+	} else if err := s.keepsTrust(c); errors.Is(err, kms.ErrUnsupported) || errors.Is(err, kms.ErrDenied) {
+		form = strictForm
+	} else if err != nil {
+		return fmt.Errorf("hsm: whether the token can have a KEK that can be replaced: %w", err)
 	}
 	_, err := s.generate(pkcs11.CKM_AES_KEY_GEN, c.KEK, o.copyable(kekTemplate(c.KEK)),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(form)),
@@ -149,15 +153,19 @@ func kekTemplate(label string) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false))
 }
 
-// keepsTrust tries a KEK that can be replaced, as a session object, and returns why
-// the token cannot have one: it may not know the attributes, or not enforce them. A
-// KEK that was made cannot be changed or destroyed, so this comes before.
+// keepsTrust tries a KEK that can be replaced, as a session object. ErrUnsupported and
+// ErrDenied say that the token cannot have one: it may not know the attributes, or not
+// enforce them. A KEK that was made cannot be changed or destroyed, so this comes before.
 func (s session) keepsTrust(c Config) error {
 	if _, err := s.checkMechanisms(c); err != nil {
 		return err
 	}
-	object, err := s.generate(pkcs11.CKM_AES_KEY_GEN, "keygate-trial", override(kekTemplate("keygate-trial"), nil, map[uint]bool{pkcs11.CKA_TOKEN: false}),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(rotatableForm)))
+	object, err := s.trialKEK()
+	if c, ok := classOf(err); ok && c == inputFault {
+		if object, err = s.trialKEK(); err != nil { // no fault, but a token that does not say what it does not know
+			err = fmt.Errorf("%w: %w", err, kms.ErrUnsupported)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -176,6 +184,11 @@ func (s session) keepsTrust(c Config) error {
 		return fmt.Errorf("hsm: the token does not keep to CKA_UNWRAP_TEMPLATE: %w", kms.ErrUnsupported)
 	}
 	return s.refusesReadable(k)
+}
+
+func (s session) trialKEK() (pkcs11.ObjectHandle, error) {
+	template := override(kekTemplate("keygate-trial"), nil, map[uint]bool{pkcs11.CKA_TOKEN: false})
+	return s.generate(pkcs11.CKM_AES_KEY_GEN, "keygate-trial", append(template, pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(rotatableForm))))
 }
 
 func (s session) makeRecordKey(label string, o InitOptions) error {

@@ -331,3 +331,25 @@ func (r raw) victimTemplate(set map[uint]bool) []*pkcs11.Attribute {
 	return append(flags([]*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES)}, all),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, last)) // SoftHSM refuses what comes after it
 }
+
+// A fault while the token is tried must not decide that its KEK can never be replaced.
+func TestInitMakesNoStrictKEKForAFault(t *testing.T) {
+	for code, want := range map[uint]error{pkcs11.CKR_DEVICE_ERROR: kms.ErrUnavailable, pkcs11.CKR_GENERAL_ERROR: nil} {
+		s, cfg := shimmed(t)
+		cfg.KEK, cfg.RecordKey = "another-kek", "another-record"
+		s.fail("C_GenerateKey", fault{code: code, times: 1})
+		made, err := hsm.Init(t.Context(), cfg)
+		is(t, err, want)
+		if want != nil {
+			if made.KEK {
+				t.Error("a KEK was made")
+			}
+			s.heal()
+			made, err = hsm.Init(t.Context(), cfg)
+			ok(t, err)
+		}
+		if !made.Rotatable {
+			t.Errorf("after a fault %#x the KEK can never be replaced", code)
+		}
+	}
+}
