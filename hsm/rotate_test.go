@@ -353,3 +353,22 @@ func TestInitMakesNoStrictKEKForAFault(t *testing.T) {
 		}
 	}
 }
+
+func TestAKeyThatNoKEKWrapsIsNotWrappedAgain(t *testing.T) {
+	c := newCeremony(t)
+	c.begin(t)
+	cfg := c.after
+	cfg.Residency = "token"
+	root := hsmtest.Open(t, cfg)
+	handle := newKey(t, root, kms.Encryption)
+	next, changed, err := root.Rewrap(t.Context(), handle)
+	ok(t, err)
+	if changed || !bytes.Equal(next, handle) {
+		t.Error("a key in the token was wrapped")
+	}
+	name, present, err := root.WrappedBy(t.Context(), handle)
+	ok(t, err)
+	if name != "" || present {
+		t.Errorf("a key in the token is wrapped by %q", name)
+	}
+}
