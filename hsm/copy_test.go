@@ -1,6 +1,8 @@
 package hsm_test
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/miekg/pkcs11"
@@ -165,4 +167,26 @@ func TestHS18_ACopyableRootKeyDoesNotLeaveWithThePINAlone(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Tokens of one root must have all KEKs in common, not only the present one.
+func TestTokensWithDifferentOtherKEKsAreNoGroup(t *testing.T) {
+	f, from, to := copyableToken(t)
+	_, err := hsm.CopyRootKeys(t.Context(), from, to, hsm.PIN{File: f.SOFile})
+	ok(t, err)
+	pin, err := os.ReadFile(to.PIN.File)
+	ok(t, err)
+	for _, token := range []softhsm.Fixture{f, {Module: to.Module, Label: to.Token, PIN: strings.TrimSpace(string(pin))}} {
+		as(t, token, func(r raw) { // of the same label and id, as a copy would be
+			r.generate(pkcs11.CKM_AES_KEY_GEN, flags(append(rootBase(nextKEK, "45678901"), keySize, pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, hsm.UnwrapTemplate())), goodKEK))
+		})
+	}
+	group := hsm.Config{Copyable: "allowed", Tokens: []hsm.TokenConfig{
+		{Module: from.Module, Token: from.Token, PIN: &from.PIN}, {Module: to.Module, Token: to.Token, PIN: &to.PIN},
+	}}
+	hsmtest.Open(t, group)
+	group.OtherKEKs = []string{nextKEK}
+	_, err = hsm.Open(t.Context(), group, quiet())
+	is(t, err, kms.ErrDenied)
+	says(t, err, "another KEK")
 }

@@ -140,7 +140,8 @@ func newRotation(t *testing.T, wrap func(keystore.Store) keystore.Store) *rotati
 	for _, name := range rotated {
 		var err error
 		if name == "imported" {
-			_, err = n.ImportKey(t.Context(), name, "", bytes.Repeat([]byte{7}, kms.KeySize))
+			key, _ := ofKES(t)
+			_, err = n.ImportKey(t.Context(), name, "", key)
 		} else {
 			_, err = n.CreateKey(t.Context(), name, "")
 		}
@@ -176,6 +177,12 @@ func (n *rotation) opens(t *testing.T, k *kms.KMS) {
 		if !bytes.Equal(dek, n.deks[name]) || mac != n.macs[name] {
 			t.Errorf("key %s is another one", name)
 		}
+	}
+	_, ciphertext := ofKES(t)
+	got, _, err := k.Decrypt(t.Context(), "imported", ciphertext, []byte(`{"bucket":"bucket/object"}`))
+	ok(t, err)
+	if !bytes.Equal(got, bytes.Repeat([]byte{0x11}, 32)) {
+		t.Errorf("a ciphertext of KES decrypts to %x", got)
 	}
 }
 
