@@ -178,6 +178,33 @@ func (r *rotation) done(t *testing.T, k *kms.KMS) int {
 	return records[true]
 }
 
+// records returns the records as they are in the store.
+func (r *rotation) records(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.store(), "*.record"))
+	check(t, err)
+	all := make(map[string]string)
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		check(t, err)
+		all[file] = string(raw)
+	}
+	if len(all) != r.all {
+		t.Fatalf("%d records in the store, not %d", len(all), r.all)
+	}
+	return all
+}
+
+// differ returns how many records are not what they were.
+func differ(before, now map[string]string) (n int) {
+	for file, raw := range before {
+		if now[file] != raw {
+			n++
+		}
+	}
+	return n
+}
+
 // TestOP10_KS02_TheRunIsKilled kills it with SIGKILL as soon as each record in turn has
 // been written, with another node that uses all keys meanwhile, until all is done, and
 // then takes the old KEK out of the token. With KEYGATE_LONG=1 there are 100 keys, and
@@ -204,35 +231,32 @@ func TestOP10_KS02_TheRunIsKilled(t *testing.T) {
 			}
 		})
 	}
-	kills := 0
-	for done := r.done(t, counts); done < r.all; {
+	kills, first := 0, r.records(t)
+	for done := 0; done < r.all; {
 		cmd := r.keygate("run", "--config", "uses.yaml", "--rate", "50")
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		check(t, cmd.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		for before := done; done == before; done = r.done(t, counts) {
+		for differ(first, r.records(t)) == done {
 			select {
 			case err := <-ended:
-				if err != nil {
-					t.Fatalf("%v\n%s", err, out.String())
-				}
-				ended <- nil
-				if done = r.done(t, counts); done != r.all {
-					t.Fatalf("the run ended with %d of %d records done\n%s", done, r.all, out.String())
-				}
+				t.Fatalf("the run ended with %d of %d records done: %v\n%s", done, r.all, err, out.String())
 			case <-time.After(time.Millisecond):
 			}
 		}
 		if long {
-			time.Sleep(time.Duration(rand.N(50)) * time.Millisecond)
+			time.Sleep(time.Duration(rand.N(20)) * time.Millisecond)
 		}
 		if cmd.Process.Signal(syscall.SIGKILL) == nil {
 			kills++
 		}
 		<-ended
-		done = r.done(t, counts)
+		done = differ(first, r.records(t))
+		if got := r.done(t, counts); got != done {
+			t.Errorf("%d records need the new KEK alone, and %d were written", got, done)
+		}
 	}
 	stop()
 	load.Wait()
