@@ -42,7 +42,7 @@ func TestABenchLeavesNothingAndLogsInOnce(t *testing.T) {
 	if opened, closed := s.calls("C_OpenSession"), s.calls("C_CloseSession"); opened != closed || opened == 0 {
 		t.Errorf("%d sessions opened, %d closed", opened, closed)
 	}
-	ok(t, r0(hsm.PlanInit(t.Context(), cfg)))
+	ok(t, r0(hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})))
 }
 
 func r0[T any](_ T, err error) error { return err }
@@ -88,7 +88,7 @@ func TestWhatIsDoneWithOneTokenRefusesSeveral(t *testing.T) {
 	cfg.Token = ""
 	_, err := hsm.Init(t.Context(), cfg)
 	says(t, err, "2 are named")
-	_, err = hsm.PlanInit(t.Context(), cfg)
+	_, err = hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	says(t, err, "2 are named")
 	_, err = hsm.Measure(t.Context(), cfg, hsm.Bench{})
 	says(t, err, "2 are named")

@@ -31,7 +31,9 @@ const (
 	fnCloseAllSessions
 	fnGetSessionInfo
 	fnLogin
+	fnLogout
 	fnCreateObject
+	fnCopyObject
 	fnDestroyObject
 	fnGetAttributeValue
 	fnFindObjectsInit
@@ -44,6 +46,7 @@ const (
 	fnSignInit
 	fnSign
 	fnGenerateKey
+	fnGenerateKeyPair
 	fnWrapKey
 	fnUnwrapKey
 	fnGenerateRandom
@@ -55,10 +58,12 @@ var functionNames = [functionCount]string{
 	fnGetSlotInfo: "C_GetSlotInfo", fnGetTokenInfo: "C_GetTokenInfo", fnGetMechanismList: "C_GetMechanismList", fnGetMechanismInfo: "C_GetMechanismInfo",
 	fnInitToken: "C_InitToken", fnInitPIN: "C_InitPIN", fnOpenSession: "C_OpenSession", fnCloseSession: "C_CloseSession",
 	fnCloseAllSessions: "C_CloseAllSessions",
-	fnGetSessionInfo:   "C_GetSessionInfo", fnLogin: "C_Login", fnCreateObject: "C_CreateObject", fnDestroyObject: "C_DestroyObject",
+	fnGetSessionInfo:   "C_GetSessionInfo", fnLogin: "C_Login", fnLogout: "C_Logout",
+	fnCreateObject: "C_CreateObject", fnCopyObject: "C_CopyObject", fnDestroyObject: "C_DestroyObject",
 	fnGetAttributeValue: "C_GetAttributeValue", fnFindObjectsInit: "C_FindObjectsInit", fnFindObjects: "C_FindObjects",
 	fnFindObjectsFinal: "C_FindObjectsFinal", fnEncryptInit: "C_EncryptInit", fnEncrypt: "C_Encrypt", fnDecryptInit: "C_DecryptInit",
-	fnDecrypt: "C_Decrypt", fnSignInit: "C_SignInit", fnSign: "C_Sign", fnGenerateKey: "C_GenerateKey", fnWrapKey: "C_WrapKey",
+	fnDecrypt: "C_Decrypt", fnSignInit: "C_SignInit", fnSign: "C_Sign", fnGenerateKey: "C_GenerateKey",
+	fnGenerateKeyPair: "C_GenerateKeyPair", fnWrapKey: "C_WrapKey",
 	fnUnwrapKey: "C_UnwrapKey", fnGenerateRandom: "C_GenerateRandom",
 }
 

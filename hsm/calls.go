@@ -87,6 +87,16 @@ func (c calls) Login(s pkcs11.SessionHandle, user uint, pin string) (err error) 
 	return c.raw.Login(s, user, pin)
 }
 
+func (c calls) Logout(s pkcs11.SessionHandle) (err error) {
+	defer c.book.enter(fnLogout).done(&err)
+	return c.raw.Logout(s)
+}
+
+func (c calls) CopyObject(s pkcs11.SessionHandle, object pkcs11.ObjectHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
+	defer c.book.enter(fnCopyObject).done(&err)
+	return c.raw.CopyObject(s, object, template)
+}
+
 func (c calls) DestroyObject(s pkcs11.SessionHandle, object pkcs11.ObjectHandle) (err error) {
 	defer c.book.enter(fnDestroyObject).done(&err)
 	return c.raw.DestroyObject(s, object)
@@ -115,6 +125,18 @@ func (c calls) FindObjectsFinal(s pkcs11.SessionHandle) (err error) {
 func (c calls) GenerateKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnGenerateKey).done(&err)
 	return c.raw.GenerateKey(s, m, template)
+}
+
+func (c calls) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, public, private []*pkcs11.Attribute) (_, _ pkcs11.ObjectHandle, err error) {
+	defer c.book.enter(fnGenerateKeyPair).done(&err)
+	return c.raw.GenerateKeyPair(s, m, public, private)
+}
+
+// WrapKey is for what is done once: each call of it that fails leaks its buffer.
+// Master keys are wrapped by functions.wrapKey.
+func (c calls) WrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, key pkcs11.ObjectHandle) (_ []byte, err error) {
+	defer c.book.enter(fnWrapKey).done(&err)
+	return c.raw.WrapKey(s, m, wrapping, key)
 }
 
 func (c calls) CreateObject(s pkcs11.SessionHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {

@@ -43,6 +43,10 @@ type Config struct {
 	// KEK is the label of the AES key that wraps all master keys. Default
 	// keygate-kek.
 	KEK string `yaml:"kek,omitempty"`
+	// OtherKEKs are labels of KEKs that wrap no new keys, but unwrap those that they
+	// have wrapped: the one before a rotation and, until all gateways know it, the
+	// one after.
+	OtherKEKs []string `yaml:"other_keks,omitempty"`
 	// RecordKey is the label of the key that authenticates key records. Default
 	// keygate-record.
 	RecordKey string `yaml:"record_key,omitempty"`
@@ -89,6 +93,9 @@ type Config struct {
 	// Signs says that private keys of the token are used (Signer), also without a
 	// SigningKey.
 	Signs bool `yaml:"-"`
+	// Copyable: "allowed" accepts root keys that were made to be copied to another
+	// token, or were copied. Default: they are refused.
+	Copyable string `yaml:"copyable,omitempty"`
 }
 
 // The values of Config.Isolation.
@@ -208,6 +215,9 @@ func (c Config) faults() (faults []error) {
 	}
 	refuse(c.KEK == c.RecordKey, "kek, record_key: two keys with the same label %q", c.KEK)
 	refuse(c.SigningKey != "" && (c.SigningKey == c.KEK || c.SigningKey == c.RecordKey), "signing_key: it is the label %q of another key", c.SigningKey)
+	for i, label := range c.OtherKEKs {
+		refuse(label == "" || label == c.KEK || label == c.RecordKey || slices.Contains(c.OtherKEKs[:i], label), "other_keks: %q is empty, or the label of another key", label)
+	}
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)
 	refuse(c.SessionLifetime < 0, "session_lifetime: %v is negative", c.SessionLifetime)
@@ -218,6 +228,7 @@ func (c Config) faults() (faults []error) {
 	refuse(c.Wrapping != "" && !slices.Contains(wrappingNames(), c.Wrapping), "wrapping: %q is none of %s", c.Wrapping, strings.Join(wrappingNames(), ", "))
 	refuse(c.Residency != "" && c.Residency != residencyWrapped && c.Residency != residencyToken, "residency: %q is neither %s nor %s", c.Residency, residencyWrapped, residencyToken)
 	refuse(c.Residency == residencyToken && len(c.Tokens) > 1, "residency: keys of residency token are in the one token that made them, so the others of tokens could not use them")
+	refuse(c.Copyable != "" && c.Copyable != copyableAllowed, "copyable: %q is not %s", c.Copyable, copyableAllowed)
 	for _, rule := range c.Accept {
 		refuse(!slices.Contains(acceptable, rule), "accept: %q is none of %s", rule, strings.Join(acceptable, ", "))
 	}

@@ -5,6 +5,7 @@
 
 #include "cryptoki.h"
 
+#define CKU_SO 0UL
 #define CKU_USER 1UL
 
 #define CKO_SECRET_KEY 4UL
@@ -29,6 +30,7 @@
 #define CKA_EXTRACTABLE 0x162UL
 #define CKA_MODIFIABLE 0x170UL
 #define CKA_COPYABLE 0x171UL
+#define CKA_WRAP_WITH_TRUSTED 0x210UL
 
 #define CKM_SHA256_HMAC 0x251UL
 #define CKM_AES_GCM 0x1087UL
@@ -140,24 +142,31 @@ struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck
 	return r;
 }
 
-/* kg_login logs the user in. */
-ck_ulong kg_login(struct ck_functions *f, ck_ulong session, ck_byte *pin, ck_ulong pin_len)
+/* kg_login logs the user in, or the security officer. */
+ck_ulong kg_login(struct ck_functions *f, ck_ulong session, int officer, ck_byte *pin, ck_ulong pin_len)
 {
-	return f->login(session, CKU_USER, pin, pin_len);
+	return f->login(session, officer ? CKU_SO : CKU_USER, pin, pin_len);
 }
 
 /* kg_unwrap_template returns the value of the KEK's CKA_UNWRAP_TEMPLATE, which
  * contains pointers and so must not be in memory of Go. */
-const struct ck_attribute *kg_unwrap_template(ck_ulong *size)
+const struct ck_attribute *kg_unwrap_template(int rotatable, ck_ulong *size)
 {
 	static ck_byte yes = 1, no = 0;
-	static const struct ck_attribute template[] = {
+	static const struct ck_attribute strict[] = {
 		{CKA_SENSITIVE, &yes, sizeof yes},
 		{CKA_EXTRACTABLE, &no, sizeof no},
 	};
+	static const struct ck_attribute trusted[] = {
+		{CKA_SENSITIVE, &yes, sizeof yes},
+		{CKA_WRAP_WITH_TRUSTED, &yes, sizeof yes},
+		{CKA_DERIVE, &no, sizeof no},
+		{CKA_COPYABLE, &no, sizeof no},
+		{CKA_MODIFIABLE, &no, sizeof no},
+	};
 
-	*size = sizeof template;
-	return template;
+	*size = rotatable ? sizeof trusted : sizeof strict;
+	return rotatable ? trusted : strict;
 }
 
 /* kg_wipe_env overwrites the value of a variable where it is, which for one

@@ -94,11 +94,19 @@ func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte, name 
 	return pkcs11.ObjectHandle(r.len), failed("C_CreateObject", uint(r.rv))
 }
 
-func (f functions) login(s pkcs11.SessionHandle, pin []byte) error {
+// login logs the user in, or the security officer.
+func (f functions) login(s pkcs11.SessionHandle, officer bool, pin []byte) error {
 	e := f.book.enter(fnLogin)
-	rv := uint(C.kg_login(f.list, C.ck_ulong(s), pointer(pin), C.ck_ulong(len(pin))))
+	rv := uint(C.kg_login(f.list, C.ck_ulong(s), flagOf(officer), pointer(pin), C.ck_ulong(len(pin))))
 	e.ended(rv)
 	return failed("C_Login", rv)
+}
+
+func flagOf(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // outcome enters the end of a pair of calls, an Init and what it begins, in the
@@ -129,9 +137,9 @@ func input(b, other []byte) *C.ck_byte {
 }
 
 // unwrapTemplate returns the value of the KEK's CKA_UNWRAP_TEMPLATE.
-func unwrapTemplate() []byte {
+func unwrapTemplate(f kekForm) []byte {
 	var size C.ck_ulong
-	template := C.kg_unwrap_template(&size)
+	template := C.kg_unwrap_template(flagOf(f == rotatableForm), &size)
 	return C.GoBytes(unsafe.Pointer(template), C.int(size))
 }
 

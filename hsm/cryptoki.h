@@ -86,8 +86,8 @@ struct kg_result kg_import(struct ck_functions *f, ck_ulong session, int aes, ck
 			   ck_ulong id_len, ck_byte *label, ck_ulong label_len, int copyable);
 struct kg_result kg_wrap(struct ck_functions *f, ck_ulong session, ck_ulong mechanism, ck_ulong kek, ck_ulong key, ck_byte *iv,
 			 ck_ulong iv_len, ck_byte *aad, ck_ulong aad_len, ck_byte *out, ck_ulong out_len);
-ck_ulong kg_login(struct ck_functions *f, ck_ulong session, ck_byte *pin, ck_ulong pin_len);
-const struct ck_attribute *kg_unwrap_template(ck_ulong *size);
+ck_ulong kg_login(struct ck_functions *f, ck_ulong session, int officer, ck_byte *pin, ck_ulong pin_len);
+const struct ck_attribute *kg_unwrap_template(int rotatable, ck_ulong *size);
 void kg_wipe_env(const char *name);
 
 #endif

@@ -115,6 +115,9 @@ func (t *token) report(ctx context.Context, report *Report, how Examination) err
 	if report.Keys, err = l.anchor.residentKeys(); err != nil {
 		return err
 	}
+	if report.OK {
+		report.Checks = append(report.Checks, l.anchor.describeKeys(t.cfg)...)
+	}
 	if report.OK && how.Latencies {
 		report.Latencies, err = l.anchor.latencies(ctx)
 	}

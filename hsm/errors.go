@@ -118,6 +118,7 @@ var codes = map[uint]class{
 	pkcs11.CKR_USER_PIN_NOT_INITIALIZED: pinFault,
 	pkcs11.CKR_USER_TYPE_INVALID:        pinFault,
 
+	ckrActionProhibited:                   requestFault,
 	pkcs11.CKR_ARGUMENTS_BAD:              requestFault,
 	pkcs11.CKR_ATTRIBUTE_READ_ONLY:        requestFault,
 	pkcs11.CKR_ATTRIBUTE_SENSITIVE:        requestFault,
@@ -149,6 +150,9 @@ var codes = map[uint]class{
 	pkcs11.CKR_GENERAL_ERROR:   unclearFault,
 	pkcs11.CKR_FUNCTION_FAILED: unclearFault,
 }
+
+// PKCS#11 v2.40 5.1.6: what the object's attributes forbid. miekg has no name for it.
+const ckrActionProhibited = 0x1B
 
 // PKCS#11 v3.0 has a code of its own for a bad tag.
 const ckrAEADDecryptFailed = 0x35

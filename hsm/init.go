@@ -16,12 +16,27 @@ type Made struct {
 	KEK       bool      `json:"kek"`
 	RecordKey bool      `json:"record_key"`
 	Token     TokenInfo `json:"token"`
+	// Rotatable says that what the KEK wraps can be wrapped anew by another KEK.
+	Rotatable bool `json:"rotatable"`
+}
+
+// InitOptions say which root keys Init makes.
+type InitOptions struct {
+	// Strict makes a KEK that can never be replaced: what it has wrapped cannot be
+	// wrapped again, not even if the security officer wants it.
+	Strict bool
+	// Copyable makes root keys that CopyRootKeys can copy to another token. The
+	// configuration has to allow them.
+	Copyable bool
 }
 
 // Init makes the KEK and the record key in the token that cfg names, unless they
 // are there, and then checks and uses them as Open does, so that a token for
 // which it returned nil can be opened. It logs in once.
-func Init(ctx context.Context, cfg Config) (Made, error) {
+func Init(ctx context.Context, cfg Config) (Made, error) { return InitWith(ctx, cfg, InitOptions{}) }
+
+// InitWith is Init with options.
+func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return Made{}, err
@@ -29,19 +44,22 @@ func Init(ctx context.Context, cfg Config) (Made, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return Made{}, err
 	}
+	if o.Copyable && cfg.Copyable != copyableAllowed {
+		return Made{}, fmt.Errorf("hsm: copyable: keys that can be copied are to be made, and the configuration does not have copyable: %s: %w", copyableAllowed, kms.ErrDenied)
+	}
 	m, err := useModule(cfg.Module, cfg.InitArgs)
 	if err != nil {
 		return Made{}, err
 	}
 	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
 	defer t.pin.forget()
-	made, err := t.makeRootKeys(ctx)
+	made, err := t.makeRootKeys(ctx, o)
 	return made, errors.Join(err, m.release(cfg.Timeout))
 }
 
 // makeRootKeys does the work of Init in one session, which must be able to
 // write.
-func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
+func (t *token) makeRootKeys(ctx context.Context, o InitOptions) (made Made, err error) {
 	l, err := t.newBareLink(ctx, t.module.generation(), pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return made, err
@@ -58,10 +76,13 @@ func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
 		return made, err
 	}
 	if !kek {
-		if err := s.makeKEK(t.cfg.KEK); err != nil {
+		if err := s.makeKEK(t.cfg, o); err != nil {
 			return made, err
 		}
 		made.KEK = true
+	}
+	if _, err := s.checkMechanisms(t.cfg); err != nil {
+		return made, err
 	}
 	// A token with a KEK that is refused gets no record key either.
 	checks, err := s.examineKEK(t.cfg)
@@ -72,12 +93,16 @@ func (t *token) makeRootKeys(ctx context.Context) (made Made, err error) {
 		return made, err
 	}
 	if !record {
-		if err := s.makeRecordKey(t.cfg.RecordKey); err != nil {
+		if err := s.makeRecordKey(t.cfg.RecordKey, o); err != nil {
 			return made, err
 		}
 		made.RecordKey = true
 	}
-	return made, s.ready(t.cfg)
+	if err := s.ready(t.cfg); err != nil {
+		return made, err
+	}
+	made.Rotatable = l.present().form == rotatableForm
+	return made, nil
 }
 
 // rootKeysThere reports which root keys the token has, of those that c names.
@@ -104,37 +129,104 @@ func (s session) isThere(label string) (bool, error) {
 	return err == nil, err
 }
 
-func (s session) makeKEK(label string) error {
-	return s.generate(pkcs11.CKM_AES_KEY_GEN, label, append(rootTemplate(label, pkcs11.CKK_AES),
-		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false)),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate()))
+// makeKEK makes the KEK: one that can be replaced, unless the token is not known to
+// keep to what that needs, or the caller wants none.
+func (s session) makeKEK(c Config, o InitOptions) error {
+	form := rotatableForm
+	if o.Strict {
+		form = strictForm
+	} else if err := s.keepsTrust(c); errors.Is(err, kms.ErrUnsupported) || errors.Is(err, kms.ErrDenied) {
+		form = strictForm
+	} else if err != nil {
+		return fmt.Errorf("hsm: whether the token can have a KEK that can be replaced: %w", err)
+	}
+	_, err := s.generate(pkcs11.CKM_AES_KEY_GEN, c.KEK, o.copyable(kekTemplate(c.KEK)),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(form)),
+		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
+	return err
 }
 
-func (s session) makeRecordKey(label string) error {
-	return s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, label, append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
+func kekTemplate(label string) []*pkcs11.Attribute {
+	return append(rootTemplate(label, pkcs11.CKK_AES),
+		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false))
+}
+
+// keepsTrust tries a KEK that can be replaced, as a session object. ErrUnsupported and
+// ErrDenied say that the token cannot have one: it may not know the attributes, or not
+// enforce them. A KEK that was made cannot be changed or destroyed, so this comes before.
+func (s session) keepsTrust(c Config) error {
+	if _, err := s.checkMechanisms(c); err != nil {
+		return err
+	}
+	object, err := s.trialKEK()
+	if c, ok := classOf(err); ok && c.unsure() {
+		if object, err = s.trialKEK(); err != nil { // no fault, but a token that does not say what it does not know
+			err = fmt.Errorf("%w: %w", err, kms.ErrUnsupported)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer s.destroy(object)
+	l := s.link
+	keks, kek, id := l.keks, l.kek, l.kekID
+	defer func() { l.keks, l.kek, l.kekID = keks, kek, id }()
+	if _, err := s.addKEK("keygate-trial", object, true); err != nil {
+		return err
+	}
+	k := l.present()
+	if err := s.makeProbeUnder(k); err != nil {
+		return err
+	}
+	if k.form != rotatableForm {
+		return fmt.Errorf("hsm: the token does not keep to CKA_UNWRAP_TEMPLATE: %w", kms.ErrUnsupported)
+	}
+	return s.refusesReadable(k)
+}
+
+func (s session) trialKEK() (pkcs11.ObjectHandle, error) {
+	template := override(kekTemplate("keygate-trial"), nil, map[uint]bool{pkcs11.CKA_TOKEN: false})
+	return s.generate(pkcs11.CKM_AES_KEY_GEN, "keygate-trial", append(template, pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(rotatableForm))))
+}
+
+func (s session) makeRecordKey(label string, o InitOptions) error {
+	_, err := s.generate(pkcs11.CKM_GENERIC_SECRET_KEY_GEN, label, o.copyable(recordTemplate(label)),
+		pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
+	return err
+}
+
+func recordTemplate(label string) []*pkcs11.Attribute {
+	return append(rootTemplate(label, pkcs11.CKK_GENERIC_SECRET),
 		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false)))
+		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false))
+}
+
+// copyable returns the template of a root key as o wants it.
+func (o InitOptions) copyable(template []*pkcs11.Attribute) []*pkcs11.Attribute {
+	if !o.Copyable {
+		return template
+	}
+	return override(template, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_WRAP_WITH_TRUSTED, true)}, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true})
 }
 
 // generate makes a key with a template and the attributes that not every token
 // knows: of these, as many of the first as it does. Some say that they do not know
 // one with a code that means any fault; another try is made only if the token is
 // seen to have no key of that label, so that none is made twice.
-func (s session) generate(mechanism uint, label string, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) error {
-	optional = append(optional, pkcs11.NewAttribute(pkcs11.CKA_COPYABLE, false), pkcs11.NewAttribute(pkcs11.CKA_DESTROYABLE, false))
+func (s session) generate(mechanism uint, label string, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	if s.link.plan != nil && isTokenObject(template) {
 		s.link.plan.add(mechanism, label, template, optional)
-		return nil
+		return 0, nil
 	}
 	var first error
 	for n := len(optional); n >= 0; n-- {
 		full := append(template[:len(template):len(template)], optional[:n]...)
-		_, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, full)
+		object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, full)
 		if err == nil {
-			return nil
+			return object, nil
 		}
 		if first == nil {
 			first = answered("C_GenerateKey", err)
@@ -143,11 +235,11 @@ func (s session) generate(mechanism uint, label string, template []*pkcs11.Attri
 			c, _ := classOf(answered("C_GenerateKey", err))
 			there, findErr := s.isThere(label)
 			if !c.unsure() || there || findErr != nil {
-				return errors.Join(answered("C_GenerateKey", err), findErr)
+				return 0, errors.Join(answered("C_GenerateKey", err), findErr)
 			}
 		}
 	}
-	return first
+	return 0, first
 }
 
 // rootTemplate is what the KEK and the record key have in common. Neither can

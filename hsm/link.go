@@ -16,16 +16,18 @@ import (
 // nothing of the old one, since handles of the old one may name other objects
 // by then.
 type link struct {
-	module *module
-	gen    uint64 // the module's initialisation that all handles belong to
-	slot   uint
-	token  TokenInfo
-	flags  uint          // of all sessions
-	keeps  bool          // residency: token
-	accept []string      // the rules that the operator said may be broken
-	broke  []string      // those that are, with what that means
-	limit  int           // of loaded keys
-	life   time.Duration // of sessions for calls
+	module      *module
+	gen         uint64 // the module's initialisation that all handles belong to
+	slot        uint
+	token       TokenInfo
+	flags       uint          // of all sessions
+	keeps       bool          // residency: token
+	copyable    bool          // the operator allows root keys that are or were copyable
+	extractable bool          // one of them is
+	accept      []string      // the rules that the operator said may be broken
+	broke       []string      // those that are, with what that means
+	limit       int           // of loaded keys
+	life        time.Duration // of sessions for calls
 
 	// The anchor keeps the login while other sessions come and go. It is the
 	// first loader, once the link is made; the others are opened when keys are
@@ -33,8 +35,9 @@ type link struct {
 	anchor  session
 	loaders []loader
 
-	kek       pkcs11.ObjectHandle
+	kek       pkcs11.ObjectHandle // the present one, of keks
 	kekID     kekID
+	keks      []*kek         // that handles may name
 	wrap      wrapMechanisms // found under mu, the rest set before the link is used
 	recordKey *loaded
 	probe     *loaded // a key made for this link that tells a fault from a bad input

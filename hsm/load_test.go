@@ -18,6 +18,9 @@ func TestLoadedKeysAreBounded(t *testing.T) {
 	s, cfg := shimmed(t)
 	cfg.Keys = 3
 	r := hsmtest.Open(t, cfg)
+	// Of these calls some fail, as they should: what the token refuses is tried.
+	objects := func() int { return s.calls("C_UnwrapKey") + s.calls("C_GenerateKey") - s.calls("C_DestroyObject") }
+	before := objects()
 	handles, ciphertexts := make([][]byte, 10), make([][]byte, 10)
 	for i := range handles {
 		handles[i] = newKey(t, r, kms.Encryption)
@@ -37,11 +40,9 @@ func TestLoadedKeysAreBounded(t *testing.T) {
 	if got := r.Stats().LoadedKeys; got > 3 {
 		t.Errorf("%d keys are loaded, not at most 3", got)
 	}
-	// Every object that was made but those of the last three keys, the root's
-	// own key and what waits for the next load is destroyed. Three unwraps were
-	// refused, as they should be.
-	made := s.calls("C_UnwrapKey") + s.calls("C_GenerateKey")
-	if left := made - s.calls("C_DestroyObject"); left > 6+3 {
+	// Every object that was made but those of the last three keys and what waits
+	// for the next load is destroyed.
+	if left := objects() - before; left > 5 {
 		t.Errorf("%d session objects are left", left)
 	}
 }

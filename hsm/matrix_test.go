@@ -74,8 +74,12 @@ var matrixFunctions = []matrixFunction{
 }
 
 // otherFunctions are called by no root, but by InitToken, which makes a token for
-// tests, and by Doctor.
-var otherFunctions = []string{"C_InitToken", "C_InitPIN", "C_GetSlotInfo", "C_GetMechanismInfo"}
+// tests, and by Doctor; ceremonyFunctions by BeginRotation, CopyRootKeys and
+// InitSigningKey, while somebody looks on.
+var (
+	otherFunctions    = []string{"C_InitToken", "C_InitPIN", "C_GetSlotInfo", "C_GetMechanismInfo"}
+	ceremonyFunctions = []string{"C_CopyObject", "C_GenerateKeyPair", "C_Logout"}
+)
 
 // vendorCode is in the range that PKCS#11 leaves to makers.
 const vendorCode = 0x80000001

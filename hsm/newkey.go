@@ -10,7 +10,11 @@ import (
 // handle whose key has been loaded and used once. The key can be extracted,
 // by wrapping only, until its one copy has been wrapped.
 func (s session) newKey(id kms.KeyID, purpose kms.Purpose, imported []byte) (keyHandle, error) {
-	h := keyHandle{wrapping: s.link.wrap.chosen, purpose: purpose, id: id, kek: s.link.kekID}
+	return s.newKeyUnder(s.link.present(), id, purpose, imported)
+}
+
+func (s session) newKeyUnder(k *kek, id kms.KeyID, purpose kms.Purpose, imported []byte) (keyHandle, error) {
+	h := keyHandle{wrapping: s.link.wrap.chosen, purpose: purpose, id: id, kek: k.id}
 	object, err := s.create(purpose, imported)
 	if err != nil {
 		return h, err
@@ -67,7 +71,11 @@ func (s session) describe(object pkcs11.ObjectHandle, h *keyHandle) (err error) 
 func (s session) unwrap(h keyHandle) (pkcs11.ObjectHandle, error) { return s.unwrapAs(h, false) }
 
 func (s session) unwrapAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, error) {
-	object, err := s.unwrapKey(h, keyTemplate(h.purpose, extractable))
+	k, err := s.link.kekOf(h)
+	if err != nil {
+		return 0, err
+	}
+	object, err := s.unwrapKey(h, override(keyTemplate(h.purpose, extractable), k.form.attributes(), nil))
 	if err != nil {
 		return object, err
 	}
@@ -89,8 +97,10 @@ func (s session) load(h keyHandle) (pkcs11.ObjectHandle, error) {
 	return settle(s, kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.tryLoad(h) })
 }
 
-func (s session) tryLoad(h keyHandle) (pkcs11.ObjectHandle, error) {
-	object, err := s.unwrap(h)
+func (s session) tryLoad(h keyHandle) (pkcs11.ObjectHandle, error) { return s.tryLoadAs(h, false) }
+
+func (s session) tryLoadAs(h keyHandle, extractable bool) (pkcs11.ObjectHandle, error) {
+	object, err := s.unwrapAs(h, extractable)
 	if err != nil {
 		return 0, err
 	}

@@ -104,13 +104,14 @@ func TestRootKeysAreNotMadeTwiceAfterAFault(t *testing.T) {
 	s, cfg := shimmed(t)
 	cfg.KEK, cfg.RecordKey = "another-kek", "another-record"
 	s.fail("C_GenerateKey", fault{code: pkcs11.CKR_GENERAL_ERROR, times: 1, after: true})
-	_, err := hsm.Init(t.Context(), cfg)
+	strict := hsm.InitOptions{Strict: true} // the KEK is the first key that is made
+	_, err := hsm.InitWith(t.Context(), cfg, strict)
 	is(t, err, kms.ErrUnavailable)
 	if made := s.calls("C_GenerateKey"); made != 1 {
 		t.Errorf("%d keys were made", made)
 	}
 	s.heal()
-	made, err := hsm.Init(t.Context(), cfg) // it would refuse two of a label
+	made, err := hsm.InitWith(t.Context(), cfg, strict) // it would refuse two of a label
 	ok(t, err)
 	if made.KEK || !made.RecordKey {
 		t.Errorf("Init made %+v", made)

@@ -34,11 +34,13 @@ const (
 	opSign                        // the digest a, as b says; answers the signature
 	opPublicKey                   // of the private key that b names; answers it in PKIX DER
 	opAttest                      // for the nonce a, as b says; answers a signed statement
+	opRewrap                      // of the handle a; answers the new one, or nothing if there is nothing to do
+	opWrappedBy                   // the handle a; answers 1 if by the present KEK, else 0, and the KEK's label
 	opKindAfter                   // one more than the last
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opAttest }
+func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opRewrap || o.kind == opAttest }
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
@@ -86,6 +88,10 @@ func (s session) performOnce(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.publicKey(b)
 	case opAttest:
 		return s.statement(b, a)
+	case opRewrap:
+		return s.rewrap(a)
+	case opWrappedBy:
+		return s.link.wrappedBy(a)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }

@@ -38,9 +38,10 @@ type PlannedAttribute struct {
 	Value string `json:"value"`
 }
 
-// PlanInit looks at the token that cfg names, and returns what Init would do now. It
-// logs in once, in a read-only session, and makes nothing.
-func PlanInit(ctx context.Context, cfg Config) (Plan, error) {
+// PlanInit looks at the token that cfg names, and returns what InitWith would do now. It
+// logs in once, in a read-only session, and makes nothing that stays: whether the token
+// can have a KEK that can be replaced is tried out with session objects.
+func PlanInit(ctx context.Context, cfg Config, o InitOptions) (Plan, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return Plan{}, err
@@ -54,11 +55,11 @@ func PlanInit(ctx context.Context, cfg Config) (Plan, error) {
 	}
 	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
 	defer t.pin.forget()
-	plan, err := t.planRootKeys(ctx)
+	plan, err := t.planRootKeys(ctx, o)
 	return plan, errors.Join(err, m.release(cfg.Timeout))
 }
 
-func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
+func (t *token) planRootKeys(ctx context.Context, o InitOptions) (plan Plan, err error) {
 	plan = Plan{Checks: []Check{}, Make: []PlannedKey{}}
 	l, err := t.newBareLink(ctx, t.module.generation(), 0)
 	if err != nil {
@@ -82,12 +83,12 @@ func (t *token) planRootKeys(ctx context.Context) (plan Plan, err error) {
 	}
 	l.plan = &plan
 	if !kek {
-		if err := s.makeKEK(t.cfg.KEK); err != nil {
+		if err := s.makeKEK(t.cfg, o); err != nil {
 			return plan, err
 		}
 	}
 	if !record {
-		return plan, s.makeRecordKey(t.cfg.RecordKey)
+		return plan, s.makeRecordKey(t.cfg.RecordKey, o)
 	}
 	return plan, nil
 }

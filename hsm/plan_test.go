@@ -16,9 +16,9 @@ import (
 // A dry run tells each attribute that Init then gives, and leaves the token as it was.
 func TestHS18_ADryRunTellsWhatInitDoes(t *testing.T) {
 	cfg := hsmtest.Empty(t)
-	plan, err := hsm.PlanInit(t.Context(), cfg)
+	plan, err := hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	ok(t, err)
-	again, err := hsm.PlanInit(t.Context(), cfg)
+	again, err := hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	ok(t, err)
 	if !plan.OK() || len(plan.Make) != 2 || !reflect.DeepEqual(plan, again) {
 		t.Fatalf("the plan is %+v, and then %+v", plan, again)
@@ -33,7 +33,7 @@ func TestHS18_ADryRunTellsWhatInitDoes(t *testing.T) {
 			t.Errorf("the KEK has no %s in %s", want, attributes(kek.Template))
 		}
 	}
-	for _, want := range []string{"CKA_SENSITIVE=true", "CKA_EXTRACTABLE=false"} {
+	for _, want := range []string{"CKA_SENSITIVE=true", "CKA_WRAP_WITH_TRUSTED=true"} {
 		if o := attributes(kek.Optional); !strings.HasPrefix(o, "CKA_UNWRAP_TEMPLATE={") || !strings.Contains(o, want) {
 			t.Errorf("the optional attributes of the KEK are %s", o)
 		}
@@ -44,7 +44,7 @@ func TestHS18_ADryRunTellsWhatInitDoes(t *testing.T) {
 	if !made.KEK || !made.RecordKey {
 		t.Errorf("the dry runs made keys: Init made %+v", made)
 	}
-	after, err := hsm.PlanInit(t.Context(), cfg)
+	after, err := hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	ok(t, err)
 	if len(after.Make) != 0 || !after.OK() {
 		t.Errorf("after Init it would make %+v, and finds %+v", after.Make, after.Checks)
@@ -90,7 +90,7 @@ func TestHS14_ADryRunLogsInOnceAndMakesNothing(t *testing.T) {
 	s, cfg := shimmed(t)
 	cfg.KEK, cfg.RecordKey = "another KEK", "another record key"
 	before := s.calls("C_Login")
-	plan, err := hsm.PlanInit(t.Context(), cfg)
+	plan, err := hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	ok(t, err)
 	if len(plan.Make) != 2 {
 		t.Errorf("the plan is %+v", plan)
@@ -119,7 +119,7 @@ func TestHS14_ADryRunLogsInOnceAndMakesNothing(t *testing.T) {
 func TestADryRunRefusesWhatInitRefuses(t *testing.T) {
 	cfg := hsmtest.Config(t)
 	cfg.KEK = "lost"
-	_, err := hsm.PlanInit(t.Context(), cfg)
+	_, err := hsm.PlanInit(t.Context(), cfg, hsm.InitOptions{})
 	is(t, err, kms.ErrDenied)
 	_, initErr := hsm.Init(t.Context(), cfg)
 	if initErr == nil || initErr.Error() != err.Error() {

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 
@@ -35,7 +34,7 @@ func (t *token) login(s session) error {
 			return risk
 		}
 		t.count.logins.Add(1)
-		err := s.link.module.login(s.handle, pin)
+		err := s.link.module.login(s.handle, false, pin)
 		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_USER_ALREADY_LOGGED_IN {
 			return errNeedless // another root of this process was first
 		}
@@ -58,7 +57,7 @@ func (s session) probe() []Check {
 		{"authenticate with the record key", s.useRecordKey},
 		{"refuse a bad tag", func() error { return s.refusesBadTag(s.link.probe.object) }},
 		{"refuse a wrapped key that was changed", func() error { return s.refusesChangedKey(s.link.probe.handle) }},
-		{stepReadable, func() error { return s.refusesExtractable(s.link.probe.handle) }},
+		{stepReadable, s.refuseReadable},
 		{"go on after that", s.canary},
 	} {
 		c := tried(step.what, step.run())
@@ -71,21 +70,6 @@ func (s session) probe() []Check {
 		}
 	}
 	return checks
-}
-
-func (s session) makeProbe() error {
-	var id kms.KeyID
-	rand.Read(id[:])
-	h, err := s.newKey(id, kms.Encryption, nil)
-	if err != nil {
-		return err
-	}
-	object, err := s.tryLoad(h)
-	if err != nil {
-		return err
-	}
-	s.link.probe = &loaded{link: s.link, object: object, handle: h}
-	return nil
 }
 
 func (s session) useRecordKey() error {
@@ -146,28 +130,4 @@ func (s session) refusesChangedKey(h keyHandle) (err error) {
 		return err
 	})
 	return err
-}
-
-// refusesExtractable shows that whoever has the PIN cannot unwrap a stored key
-// as one that can be read: CKA_UNWRAP_TEMPLATE of the KEK forbids it.
-func (s session) refusesExtractable(h keyHandle) error {
-	if h.wrapping == inToken {
-		return nil // this token wraps no key; see makeAnyProbe
-	}
-	object, err := s.unwrapAs(h, true)
-	if c, ok := classOf(err); ok && c == requestFault {
-		return nil // that is what it should say
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.destroy(object); err != nil {
-		return err
-	}
-	if _, err := s.attribute(s.link.kek, pkcs11.CKA_UNWRAP_TEMPLATE); err != nil {
-		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
-			return nil // the token knows no such attribute
-		}
-	}
-	return fmt.Errorf("hsm: the KEK has no CKA_UNWRAP_TEMPLATE with CKA_SENSITIVE true and CKA_EXTRACTABLE false, or the token does not hold to it: whoever has the PIN could unwrap the stored keys as keys that can be read: %w", kms.ErrDenied)
 }

@@ -15,6 +15,8 @@ import (
 type memory struct {
 	Probe  []byte `json:"probe"`  // a key handle, wrapped by the KEK if the token wraps
 	Record []byte `json:"record"` // by the record key
+	// Others are such handles of other KEKs.
+	Others [][]byte `json:"others,omitempty"`
 }
 
 // An acquaintance is the memory that the tokens of a group share.
@@ -55,7 +57,13 @@ func (a *acquaintance) first(m memory) memory {
 // remember returns the memory of a link.
 func (s session) remember() (memory, error) {
 	record, err := s.mac(s.link.recordKey.object, []byte(checkConstant))
-	return memory{Probe: s.link.probe.handle.marshal(), Record: record[:]}, err
+	m := memory{Probe: s.link.probe.handle.marshal(), Record: record[:]}
+	for _, k := range s.link.keks {
+		if k.id != s.link.kekID && s.link.probe.handle.wrapping != inToken {
+			m.Others = append(m.Others, k.probe.marshal())
+		}
+	}
+	return m, err
 }
 
 // recognize returns ErrDenied if the root keys, whose memory is now, are not those
@@ -64,22 +72,35 @@ func (s session) recognize(before, now memory) error {
 	if string(now.Record) != string(before.Record) {
 		return fmt.Errorf("hsm: token %q (serial number %s) has another record key than before, or than the others: %w", s.link.token.Label, s.link.token.Serial, kms.ErrDenied)
 	}
-	h, err := parseHandle(before.Probe)
+	for _, other := range before.Others {
+		if _, err := s.recognizeKEK(other); err != nil {
+			return err
+		}
+	}
+	h, err := s.recognizeKEK(before.Probe)
+	// New keys are wrapped as the first token wraps, so that each token can load
+	// what another made.
+	if err == nil && h.wrapping != inToken {
+		s.link.wrap.chosen = h.wrapping
+	}
+	return err
+}
+
+// recognizeKEK shows that the token has the KEK of a probe.
+func (s session) recognizeKEK(probe []byte) (keyHandle, error) {
+	h, err := parseHandle(probe)
 	if err != nil {
-		return err
+		return h, err
 	}
 	if h.wrapping == inToken {
-		return nil // the token wraps no key
+		return h, nil // the token wraps no key
 	}
 	object, err := s.load(h)
 	if errors.Is(err, kms.ErrCorrupt) {
-		return fmt.Errorf("hsm: token %q (serial number %s) has another KEK than before, or than the others: %w", s.link.token.Label, s.link.token.Serial, kms.ErrDenied)
+		return h, fmt.Errorf("hsm: token %q (serial number %s) has another KEK than before, or than the others: %w", s.link.token.Label, s.link.token.Serial, kms.ErrDenied)
 	}
 	if err != nil {
-		return err
+		return h, err
 	}
-	// New keys are wrapped as the first token wraps, so that each token can load
-	// what another made.
-	s.link.wrap.chosen = h.wrapping
-	return s.destroy(object)
+	return h, s.destroy(object)
 }

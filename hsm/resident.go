@@ -331,7 +331,7 @@ func (m *module) changeObjects(ctx context.Context) (letGo func(), err error) {
 // key is one that is never wrapped.
 func (s session) makeAnyProbe() error {
 	if s.link.wrap.chosen != 0 {
-		err := s.makeProbe()
+		err := s.makeProbes()
 		if c, ok := classOf(err); !s.link.keeps || !ok || c != requestFault {
 			return err
 		}

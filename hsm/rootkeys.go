@@ -16,7 +16,7 @@ func (s session) examine(c Config) ([]Check, error) {
 	if err != nil {
 		return checks, err
 	}
-	kek, err := s.examineKEK(c)
+	kek, err := s.examineKEKs(c)
 	if err != nil {
 		return checks, err
 	}
@@ -24,14 +24,43 @@ func (s session) examine(c Config) ([]Check, error) {
 		s.link.recordKey = &loaded{link: s.link, object: key}
 		return nil, nil
 	})
-	return append(append(checks, kek...), record...), err
+	if err != nil {
+		return append(append(checks, kek...), record...), err
+	}
+	trust, err := s.checkTrust()
+	return append(append(append(checks, kek...), record...), trust...), err
 }
 
+// examineKEK examines the present KEK only.
 func (s session) examineKEK(c Config) ([]Check, error) {
-	return s.examineKey("KEK", c.KEK, pkcs11.CKK_AES, kekRules, func(key pkcs11.ObjectHandle) ([]Check, error) {
-		s.link.kek = key
-		return s.checkKEKID(c.KEK)
+	s.link.keks = nil
+	return s.examineOneKEK(c.KEK, true)
+}
+
+// examineKEKs examines all KEKs.
+func (s session) examineKEKs(c Config) ([]Check, error) {
+	all, err := s.examineKEK(c)
+	for _, label := range c.OtherKEKs {
+		if err != nil {
+			break
+		}
+		var checks []Check
+		checks, err = s.examineOneKEK(label, false)
+		all = append(all, checks...)
+	}
+	return all, err
+}
+
+func (s session) examineOneKEK(label string, present bool) ([]Check, error) {
+	var key pkcs11.ObjectHandle
+	checks, err := s.examineKey("KEK", label, pkcs11.CKK_AES, kekRules, func(found pkcs11.ObjectHandle) ([]Check, error) {
+		key = found
+		return s.addKEK(label, found, present)
 	})
+	if err == nil && key != 0 {
+		err = s.excuseCopyable(checks, fmt.Sprintf("KEK %q", label), key)
+	}
+	return checks, err
 }
 
 // examineKey finds a root key and checks its attributes.
@@ -48,18 +77,11 @@ func (s session) examineKey(what, label string, kind uint, rules []rule, found f
 	if err != nil {
 		return nil, err
 	}
-	more, err := found(key)
-	return append(checks, more...), err
-}
-
-// checkKEKID reads the id by which key handles name their KEK.
-func (s session) checkKEKID(label string) ([]Check, error) {
-	id, err := s.attribute(s.link.kek, pkcs11.CKA_ID)
-	if err != nil {
+	if err := s.allowCopied(checks, what, key); err != nil {
 		return nil, err
 	}
-	copy(s.link.kekID[:], id)
-	return []Check{verdict(fmt.Sprintf("KEK %q: CKA_ID", label), fmt.Sprintf("%x", id), len(id) == len(kekID{}), fmt.Sprintf("it must be %d bytes", len(kekID{})))}, nil
+	more, err := found(key)
+	return append(checks, more...), err
 }
 
 // findKey returns the one secret key with a label.

@@ -337,7 +337,7 @@ func TestKeyNames(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	for uri, why := range map[string]string{
-		"server.key":                        "does not begin with pkcs11:",
+		"server.key":                        "does not begin with the scheme pkcs11",
 		"pkcs11:":                           "names no key",
 		"pkcs11:type=private":               "names no key",
 		"pkcs11:object=a;type=cert":         "not private",

@@ -158,7 +158,7 @@ func (s session) statement(request, nonce []byte) ([]byte, error) {
 	if st.Token, err = s.describeToken(); err != nil {
 		return nil, err
 	}
-	if st.Keys, err = s.describeKeys(q); err != nil {
+	if st.Keys, err = s.stateKeys(q); err != nil {
 		return nil, err
 	}
 	payload, err := json.Marshal(st)
@@ -184,8 +184,8 @@ func (s session) describeToken() (StatementToken, error) {
 	return StatementToken{TokenInfo: s.link.token, Hardware: version(info.HardwareVersion), Firmware: version(info.FirmwareVersion), Flags: flagNames(info.Flags, tokenFlags)}, nil
 }
 
-// describeKeys describes the root keys that are in use, and the signing key.
-func (s session) describeKeys(q statementRequest) ([]StatementKey, error) {
+// stateKeys describes the root keys that are in use, and the signing key.
+func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
 	kek, err := s.describeKey(roleKEK, q.KEK, s.link.kek)
 	if err != nil {
 		return nil, err
@@ -206,15 +206,12 @@ func (s session) describeKeys(q statementRequest) ([]StatementKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kek.Check, kek.CheckMethod, err = s.checkKEK(); err != nil {
+	if kek.Check, kek.CheckMethod, err = s.kekCheckValue(s.link.kek); err != nil {
 		return nil, err
 	}
-	mac, err := s.mac(s.link.recordKey.object, []byte(checkRecord))
-	record.Check, record.CheckMethod = shortSum(mac[:]), "SHA-256(HMAC-SHA-256(key, \""+checkRecord+"\")), 8 bytes"
+	record.Check, record.CheckMethod, err = s.recordCheckValue(s.link.recordKey.object)
 	return []StatementKey{kek, record, signing}, err
 }
-
-const checkRecord = "keygate key check value"
 
 // The attributes of keys in a Statement.
 var stated = []struct {
@@ -256,45 +253,4 @@ func (s session) describeKey(role, label string, key pkcs11.ObjectHandle) (State
 		}
 	}
 	return k, nil
-}
-
-// checkKEK returns a check value of the KEK, which can only wrap: of a key of zeros,
-// wrapped. A token that lets no known key in has none.
-func (s session) checkKEK() (value, method string, err error) {
-	for _, w := range []wrapping{wrapKW, wrapKWP} {
-		m, err := s.mechanismOf(w)
-		if _, device := classOf(err); device {
-			return "", "", err
-		}
-		if err != nil {
-			continue // it has no such mechanism
-		}
-		size, _ := w.size()
-		wrapped, err := s.wrapZeros(m, size)
-		if c, ok := classOf(err); ok && c == requestFault {
-			return "", "none: the token lets no known key in", nil
-		}
-		if err != nil {
-			return "", "", err
-		}
-		return shortSum(wrapped), fmt.Sprintf("SHA-256(%s(KEK, 32 zero bytes)), 8 bytes", w), nil
-	}
-	return "", "none: the token wraps neither by AES-KW nor by AES-KWP", nil
-}
-
-func (s session) wrapZeros(m wrapMechanism, size int) ([]byte, error) {
-	zeros, err := s.knownKey(make([]byte, kms.KeySize), pkcs11.CKA_ENCRYPT)
-	if err != nil {
-		return nil, err
-	}
-	defer s.destroy(zeros)
-	out := make([]byte, size)
-	n, err := s.link.module.wrapKey(s.handle, m.id, s.link.kek, zeros, nil, nil, out)
-	return out[:n], err
-}
-
-// shortSum is the first 8 bytes of SHA-256, in hex.
-func shortSum(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:8])
 }

@@ -212,14 +212,6 @@ func (s session) mechanismOf(w wrapping) (wrapMechanism, error) {
 	return m, err
 }
 
-// kekOf returns the KEK that wrapped the key of h.
-func (l *link) kekOf(h keyHandle) (pkcs11.ObjectHandle, error) {
-	if h.kek != l.kekID {
-		return 0, fmt.Errorf("hsm: key handle: wrapped by the KEK %x, and that of the token is %x: %w", h.kek, l.kekID, kms.ErrCorrupt)
-	}
-	return l.kek, nil
-}
-
 // wrapKey returns the key that object is, wrapped by the KEK and in the way
 // that h names: h.wrapping.size() bytes. With GCM these are an IV of 12 random
 // bytes (NIST SP 800-38D 8.2.2), the ciphertext and the tag, of 16; the
@@ -241,7 +233,7 @@ func (s session) wrapKey(h keyHandle, object pkcs11.ObjectHandle) ([]byte, error
 		rand.Read(iv)
 	}
 	given := string(iv)
-	n, err := s.link.module.wrapKey(s.handle, m.id, kek, object, iv, h.head(), out)
+	n, err := s.link.module.wrapKey(s.handle, m.id, kek.object, object, iv, h.head(), out)
 	if err != nil {
 		return nil, err
 	}
@@ -268,6 +260,6 @@ func (s session) unwrapKey(h keyHandle, template []*pkcs11.Attribute) (pkcs11.Ob
 		defer gcm.Free()
 		parameter, wrapped = gcm, h.wrapped[ivSize:]
 	}
-	object, err := s.link.module.ctx.UnwrapKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(m.id, parameter)}, kek, wrapped, template)
+	object, err := s.link.module.ctx.UnwrapKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(m.id, parameter)}, kek.object, wrapped, template)
 	return object, answered("C_UnwrapKey", err)
 }

@@ -188,16 +188,23 @@ func TestMACIsStableAndItsOwn(t *testing.T) {
 	}
 }
 
+// ofKES returns a key and a ciphertext that KES made under it, of 32 bytes 0x11 with
+// the context {"bucket":"bucket/object"}.
+func ofKES(t *testing.T) (key, ciphertext []byte) {
+	t.Helper()
+	for i := range kms.KeySize {
+		key = append(key, byte(i))
+	}
+	ciphertext, err := base64.StdEncoding.DecodeString("e/un4UG8QqWpJ5MgeoNCJKvvhfUHzgAWAn/UyTB/Go+sll7dGO58XlxLP+HyW7ibqqqqqqqqqqqqqqqqqqqqqru7u7u7u7u7u7u7uw==")
+	ok(t, err)
+	return key, ciphertext
+}
+
 func TestImportedKeyOpensKESCiphertexts(t *testing.T) {
 	ctx := t.Context()
 	k := open(t, config(newClock()), memory.New())
-	key := make([]byte, 32)
-	for i := range key {
-		key[i] = byte(i)
-	}
+	key, c := ofKES(t)
 	_, err := k.ImportKey(ctx, "a", "", key)
-	ok(t, err)
-	c, err := base64.StdEncoding.DecodeString("e/un4UG8QqWpJ5MgeoNCJKvvhfUHzgAWAn/UyTB/Go+sll7dGO58XlxLP+HyW7ibqqqqqqqqqqqqqqqqqqqqqru7u7u7u7u7u7u7uw==")
 	ok(t, err)
 	p, use, err := k.Decrypt(ctx, "a", c, []byte(`{"bucket":"bucket/object"}`))
 	ok(t, err)

@@ -28,6 +28,8 @@ type Fixture struct {
 	Label   string // of the token; no other has it
 	PIN     string // of the user
 	PINFile string // a file that holds the PIN and a newline, mode 0600
+	SOPIN   string // of the security officer
+	SOFile  string // likewise
 	Conf    string // the value of ConfEnv
 	Tokens  string // the directory that SoftHSM keeps its tokens in
 }
@@ -41,10 +43,13 @@ func Token(tb testing.TB) Fixture {
 		missing(tb, err)
 	}
 	shelf := share(tb)
-	f := Fixture{Module: module, Label: "test-" + random(8), PIN: random(8), Conf: shelf.conf, Tokens: shelf.tokens}
-	f.PINFile = filepath.Join(tb.TempDir(), "pin")
-	if err := os.WriteFile(f.PINFile, []byte(f.PIN+"\n"), 0o600); err != nil {
-		tb.Fatal("softhsm: ", err)
+	f := Fixture{Module: module, Label: "test-" + random(8), PIN: random(8), SOPIN: random(8), Conf: shelf.conf, Tokens: shelf.tokens}
+	dir := tb.TempDir()
+	f.PINFile, f.SOFile = filepath.Join(dir, "pin"), filepath.Join(dir, "so-pin")
+	for path, pin := range map[string]string{f.PINFile: f.PIN, f.SOFile: f.SOPIN} {
+		if err := os.WriteFile(path, []byte(pin+"\n"), 0o600); err != nil {
+			tb.Fatal("softhsm: ", err)
+		}
 	}
 	if err := makeToken(tb, f); err != nil {
 		tb.Fatal("softhsm: make a token: ", err)
@@ -58,7 +63,7 @@ var making sync.Mutex
 func makeToken(tb testing.TB, f Fixture) error {
 	making.Lock()
 	defer making.Unlock()
-	return hsm.InitToken(tb.Context(), f.Module, f.Label, random(8), f.PIN)
+	return hsm.InitToken(tb.Context(), f.Module, f.Label, f.SOPIN, f.PIN)
 }
 
 func missing(tb testing.TB, err error) {

@@ -14,7 +14,7 @@ import (
 
 func newHSMCommand() *cobra.Command {
 	return group("hsm", "Prepare and examine a token", newHSMInitCommand(), newHSMDoctorCommand(), newHSMBenchCommand(),
-		newHSMPublicKeyCommand(), newHSMRequestCommand(), newHSMAttestCommand())
+		newHSMRotateCommand(), newHSMCopyCommand(), newHSMPublicKeyCommand(), newHSMRequestCommand(), newHSMAttestCommand())
 }
 
 // loadToken returns the token that a configuration names. No other section is
@@ -34,6 +34,8 @@ type initHSM struct {
 	soPINFile string
 	dryRun    bool
 	signing   bool
+	rotatable bool
+	copyable  bool
 }
 
 // A madeKeys is what hsm init prints.
@@ -49,7 +51,8 @@ func newHSMInitCommand() *cobra.Command {
 		Short: "Make the root keys in a token",
 		Long: `Make the two root keys in the token of a configuration: the KEK, which wraps all
 master keys, and the key that authenticates key records. They are made in the
-token and can never leave it. Keys that are there are left as they are.
+token and can never leave it, unless --copyable wants otherwise. Keys that are there
+are left as they are.
 
 Make a backup of them, in the way of the HSM's maker, before you use them: without
 them, all keys are lost.
@@ -73,6 +76,8 @@ that label. Tokens of a real HSM are made with the tool of its maker.`,
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "make-token")
 	cmd.Flags().BoolVar(&i.signing, "signing-key", false, "also make the key pair that signs")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "signing-key")
+	cmd.Flags().BoolVar(&i.rotatable, "rotatable", true, "make a KEK that can be replaced, with the security officer's help; false: one that never can (docs/security.md)")
+	cmd.Flags().BoolVar(&i.copyable, "copyable", false, "make keys that \"keygate hsm copy\" can copy to another token, with the security officer's help (docs/security.md)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := harden(); err != nil {
@@ -100,12 +105,16 @@ func (i *initHSM) run(ctx context.Context) (made madeKeys, err error) {
 			return made, err
 		}
 	}
-	if made.Made, err = hsm.Init(ctx, cfg); err != nil || !i.signing {
+	if made.Made, err = hsm.InitWith(ctx, cfg, i.options()); err != nil || !i.signing {
 		return made, err
 	}
 	_, signing, err := hsm.InitSigningKey(ctx, cfg)
 	made.SigningKey = &signing
 	return made, err
+}
+
+func (i *initHSM) options() hsm.InitOptions {
+	return hsm.InitOptions{Strict: !i.rotatable, Copyable: i.copyable}
 }
 
 // plan prints what run would do.
@@ -114,7 +123,7 @@ func (i *initHSM) plan(ctx context.Context, out io.Writer, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	plan, err := hsm.PlanInit(ctx, cfg)
+	plan, err := hsm.PlanInit(ctx, cfg, i.options())
 	if err != nil {
 		return err
 	}
@@ -161,6 +170,11 @@ func describeMade(w io.Writer, made madeKeys) {
 		}
 		fmt.Fprintf(w, "%s:\t%s\n", key.name, state)
 	}
+	replaced := "it can be replaced (keygate hsm rotate)"
+	if !made.Rotatable {
+		replaced = "it can never be replaced"
+	}
+	fmt.Fprintf(w, "end of the kek:\t%s\n", replaced)
 }
 
 func describeToken(w io.Writer, t hsm.TokenInfo) {

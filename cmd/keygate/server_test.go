@@ -30,7 +30,7 @@ func TestServer(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			t.Parallel()
-			o := &operator{token: softhsm.Token(t)}
+			o := &operator{token: softhsm.Token(t), other: softhsm.Token(t)}
 			testscript.Run(t, testscript.Params{Files: []string{file}, Setup: o.setUp, Cmds: scriptCommands{
 				"envsubst": envsubst, "mode": checkMode, "field": writeField,
 				"server": o.start, "signal": o.signal, "stopped": o.stopped, "logged": o.logged, "hidden": o.hidden, "worker": o.worker,
@@ -43,6 +43,7 @@ func TestServer(t *testing.T) {
 // An operator runs a server, whose log is server.log in the script's directory.
 type operator struct {
 	token softhsm.Fixture
+	other softhsm.Fixture // of another HSM
 	cmd   *exec.Cmd
 	log   string
 	done  chan struct{} // closed when the server has ended
@@ -51,7 +52,7 @@ type operator struct {
 }
 
 // setUp gives a script an authority, a server certificate, the identities admin
-// and app, and the file pin. The client commands run as app.
+// and app, and the files pin and officer-pin, of $TOKEN, and pin2, of $TOKEN2. The client commands run as app.
 func (o *operator) setUp(env *testscript.Env) error {
 	made, err := makeIdentities(env.WorkDir)
 	if err != nil {
@@ -59,9 +60,14 @@ func (o *operator) setUp(env *testscript.Env) error {
 	}
 	file := func(name string) string { return filepath.Join(env.WorkDir, name) }
 	env.Vars = append(env.Vars, noRaceSleep, "GODEBUG="+os.Getenv("GODEBUG"), softhsm.ConfEnv+"="+o.token.Conf,
-		"ADMIN="+made["admin"], "APP="+made["app"], "MODULE="+o.token.Module, "TOKEN="+o.token.Label, "PIN="+o.token.PIN,
+		"ADMIN="+made["admin"], "APP="+made["app"], "MODULE="+o.token.Module, "TOKEN="+o.token.Label, "TOKEN2="+o.other.Label, "PIN="+o.token.PIN,
 		"KEYGATE_CACERT="+file("ca.crt"), "KEYGATE_CLIENT_CERT="+file("app.crt"), "KEYGATE_CLIENT_KEY="+file("app.key"))
-	return writeFile(file("pin"), []byte(o.token.PIN+"\n"), 0o600, false)
+	for name, pin := range map[string]string{"pin": o.token.PIN, "officer-pin": o.token.SOPIN, "pin2": o.other.PIN} {
+		if err := writeFile(file(name), []byte(pin+"\n"), 0o600, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // envsubst is "envsubst FILE...": $NAME in them becomes the variable.

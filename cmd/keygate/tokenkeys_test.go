@@ -90,7 +90,7 @@ keystore: {memory: {}}
 		"tls: {key: 'pkcs11:object=a', cert: server.crt}\nroot: {local: {file: f}}\n":                                                   "names a key in the token of root.pkcs11, which is not there",
 		"tls: {key: 'pkcs11:object=a', cert: server.crt, password: p}\n" + token:                                                        "tls.password is for a key in a file",
 		"tls: {key: 'pkcs11:token=a', cert: server.crt}\n" + token:                                                                      "tls.key: .*token is not known here",
-		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: keygate-sign}}\n" + token:                                  "audit.checkpoint.key: .*does not begin with pkcs11:",
+		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: keygate-sign}}\n" + token:                                  "audit.checkpoint.key: .*does not begin with the scheme pkcs11",
 		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {every: 1m}}\n" + token:                                          "audit.checkpoint.key: it is missing",
 		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: 'pkcs11:object=a', every: 1ms}}\n" + token:                 "audit.checkpoint.every: 1ms is less than 1s",
 		"tls: {key: server.key, cert: server.crt}\naudit: {checkpoint: {key: 'pkcs11:object=a', entries: 1}}\n" + token:                 "audit.checkpoint.entries: 1 is less than 100",
