@@ -41,8 +41,9 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	letGo := func() {}
+	letGo, discard := func() {}, wipe
 	if o.resident() {
+		discard = func(late []byte) { t.cleanUp(o); wipe(late) }
 		if letGo, err = t.module.changeObjects(ctx); err != nil {
 			k.done()
 			return nil, err
@@ -55,7 +56,7 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 		run: func(w *worker) ([]byte, error) {
 			return onSession(ctx, w, k.link, func(s session) ([]byte, error) { return s.perform(o, k, a, b) })
 		},
-		discard: func(late []byte) { t.cleanUp(o); clear(late) },
+		discard: discard,
 		slow:    o.slow(),
 		end:     func() { clear(own); k.done(); letGo() },
 	})
@@ -64,6 +65,8 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	}
 	return result, err
 }
+
+func wipe(late []byte) { clear(late) }
 
 // copies returns copies of a and b, and the one piece of memory that holds both.
 // That of nil is nil.
