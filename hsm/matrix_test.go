@@ -98,12 +98,10 @@ var matrixCodes = []uint{
 	vendorCode,
 }
 
-// someCodes are one of each class: what is run with the race detector, which makes a
+// someCodes are one of each repair: what is run with the race detector, which makes a
 // connection take several times as long. KEYGATE_LONG=1: all.
 var someCodes = []uint{
-	pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_KEY_HANDLE_INVALID,
-	pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, pkcs11.CKR_PIN_INCORRECT,
-	pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ARGUMENTS_BAD,
+	pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED,
 }
 
 func allCells() bool { return !raceEnabled || os.Getenv("KEYGATE_LONG") == "1" }

@@ -94,7 +94,7 @@ asan() {
 soak() {
 	say a gateway under a mixed load for "$SOAK"
 	# shellcheck disable=SC2086 # a list of words
-	$go test -count 1 -v -timeout 0 -run '^TestSK01_' ./test/soak -args -soak.for="$SOAK" ${SOAKFLAGS:-}
+	$go test -count 1 -v -timeout 0 -run '^TestSK01_' ./test/soak -args -soak.for="$SOAK" -soak.builds=race,plain ${SOAKFLAGS:-}
 }
 
 churn() {
@@ -120,14 +120,11 @@ fips() {
 
 fuzz() {
 	[ -n "${FUZZTIME:-}" ] || return 0
-	local package target targets
-	for package in $($go list ./...); do
-		targets=$($go test -list '^Fuzz' "$package" | grep '^Fuzz' || true)
-		for target in $targets; do
-			say "$target of $package, $FUZZTIME"
-			$go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$package"
-		done
-	done
+	local file target
+	while IFS=: read -r file target; do
+		say "$target in $file, $FUZZTIME"
+		$go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$(dirname "$file")"
+	done < <(grep -roE --include='*_test.go' '^func Fuzz\w+' . | sed 's/func //' | sort)
 }
 
 # roots tells for each root of trust whether it passes the suite, or why that was
