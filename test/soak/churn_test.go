@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -17,6 +18,8 @@ const (
 	outOfUse   = "hsm: a token is out of use; the others do its work"
 	unusable   = "hsm: the token cannot be used"
 	inUseAgain = "hsm: a token is in use again"
+	workerGone = "hsm: the worker process of the module has ended; another one is started"
+	newWorker  = "hsm: a new worker process has the module"
 )
 
 // leftOfChurn is what may be left while the load goes on, however often a token came
@@ -31,6 +34,10 @@ const (
 	taken  = "one is taken away"  // until the gateway has put it out of use, and a second more
 	gone   = "one is away"        // after that
 	coming = "one is coming back" // until the gateway has it in use, and a second more
+
+	paused  = "a worker is stopped for 150 ms and continued"
+	stopped = "a worker is stopped until it is replaced"
+	killed  = "a worker is killed"
 )
 
 // times are how long requests took, by phase.
@@ -71,12 +78,15 @@ func TestHS16_TokensComeAndGo(t *testing.T) {
 	before := g.settled(admin, nil, leftOfChurn)
 	for n := range *churn {
 		check(t, g.cycle(g.tokens[n%2], took))
+		if *isolation == "worker" {
+			check(t, g.shake(n, took))
+		}
 	}
 	after := g.settled(admin, &before, leftOfChurn)
 	cancel()
 	wait.Wait()
 
-	faults := append(l.ends(t.Context(), admin), g.stop(map[string]int{outOfUse: *churn, unusable: *churn})...)
+	faults := append(l.ends(t.Context(), admin), g.stop(map[string]int{outOfUse: 4 * *churn, unusable: 4 * *churn, workerGone: 4 * *churn})...)
 	if !after.atMost(before, leftOfChurn) {
 		faults = append(faults, fmt.Sprintf("before, %v; after, %v", before, after))
 	}
@@ -119,6 +129,41 @@ func (g *gateway) cycle(k *token, took *times) error {
 	return nil
 }
 
+// shake stops and continues a worker process, stops one until the gateway replaces it,
+// and kills one.
+func (g *gateway) shake(n int, took *times) error {
+	worker := func() int {
+		all := childrenOf(g.cmd.Process.Pid)
+		if len(all) == 0 {
+			return 0
+		}
+		return all[n%len(all)]
+	}
+	took.enter(paused)
+	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
+		if err := syscall.Kill(worker(), s); err != nil {
+			return err
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
+	for _, change := range []struct {
+		phase  string
+		signal syscall.Signal
+	}{{stopped, syscall.SIGSTOP}, {killed, syscall.SIGKILL}} {
+		took.enter(change.phase)
+		before := g.said(newWorker)
+		if err := syscall.Kill(worker(), change.signal); err != nil {
+			return err
+		}
+		if err := g.tryWait("there is a new worker", func() bool { return g.said(newWorker) > before }); err != nil {
+			return err
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	took.enter(calm)
+	return nil
+}
+
 // churned is the outcome, in Markdown.
 func (l *load) churned(took *times, before, after sample, faults []string) string {
 	var b strings.Builder
@@ -128,8 +173,11 @@ func (l *load) churned(took *times, before, after sample, faults []string) strin
 	fmt.Fprintf(&b, "| | answers | p50 | p99 | slowest |\n|---|---|---|---|---|\n")
 	took.mu.Lock()
 	defer took.mu.Unlock()
-	for _, phase := range []string{calm, taken, gone, coming} {
+	for _, phase := range []string{calm, taken, gone, coming, paused, stopped, killed} {
 		all := took.all[phase]
+		if len(all) == 0 {
+			continue
+		}
 		slices.Sort(all)
 		fmt.Fprintf(&b, "| %s | %d | %v | %v | %v |\n", phase, len(all), percentile(all, 50), percentile(all, 99), percentile(all, 100))
 	}
