@@ -200,11 +200,11 @@ func TestHS16_ATokenThatComesLateIsLookedAt(t *testing.T) {
 	root := hsmtest.Open(t, cfg)
 	handle := newKey(t, root, kms.Encryption)
 	useGroup(t, root, handle)
-	if root.Tokens()[1].Works {
-		t.Fatal("a token that is not there works")
+	if away := root.Degraded(); root.Tokens()[1].Works || len(away) != 1 || !strings.Contains(away[0], shims[1].fixture.Label) {
+		t.Fatalf("a token that is not there works; away is %q", away)
 	}
 	shims[1].heal()
-	waitFor(t, func() bool { return root.Tokens()[1].Works })
+	waitFor(t, func() bool { return root.Tokens()[1].Works && root.Degraded() == nil })
 	shims[0].unplug()
 	for range 20 {
 		useGroup(t, root, handle)

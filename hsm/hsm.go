@@ -26,7 +26,10 @@ type Root struct {
 	wrongSignatures atomic.Uint64
 }
 
-var _ kms.Root = (*Root)(nil)
+var (
+	_ kms.Root       = (*Root)(nil)
+	_ kms.Degradable = (*Root)(nil)
+)
 
 // Format writes which tokens r has, whatever the verb, and not what r holds: the
 // PIN may be in it.

@@ -111,5 +111,16 @@ func (r *Root) Stats() (sum Stats) {
 	return sum
 }
 
+// Degraded names the tokens of several that are out of use; see kms.Degradable. One
+// that stands alone is not named: while it cannot be used the root cannot.
+func (r *Root) Degraded() (away []string) {
+	for _, m := range r.group.members {
+		if len(r.group.members) > 1 && !m.works() {
+			away = append(away, m.name)
+		}
+	}
+	return away
+}
+
 // Moved returns how many ops were tried again in another token.
 func (r *Root) Moved() uint64 { return r.group.moved.Load() }
