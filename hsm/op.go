@@ -41,7 +41,9 @@ const (
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opRewrap || o.kind == opLoad || o.kind == opAttest }
+func (o *op) slow() bool {
+	return o.kind == opNewKey || o.kind == opRewrap || o.kind == opLoad || o.kind == opAttest
+}
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
