@@ -20,6 +20,7 @@ type Verifier struct {
 
 	file   string
 	number int    // of the line in the file
+	closes bool   // this line is a checkpoint that covers all lines before it
 	recent []byte // the end of the file so far: maxBefore bytes at least, if there are so many
 
 	known    bool // the chain that the lines belong to
@@ -32,6 +33,7 @@ type Verifier struct {
 	loose    int     // lines since the last that is covered, or will be
 	read     int64   // bytes of all lines so far
 	vouched  int64   // of them, those up to the last that is covered, or will be
+	closed   int64   // of them, those up to a checkpoint that covers all lines before it
 }
 
 // A place is one between two lines of a chain.
@@ -123,6 +125,9 @@ func (v *Verifier) line(line []byte) {
 	}
 	v.loose++
 	v.read += int64(len(line))
+	if v.closes {
+		v.closed, v.closes = v.read, false
+	}
 	if v.known {
 		v.values = append(v.values, place{link(v.last(), line), v.read})
 	}
@@ -164,7 +169,10 @@ func (v *Verifier) chain(c chainLine) {
 	default:
 		if v.known {
 			v.problem("the log %s goes on here, and the lines before are of another one", c.Log)
+		} else if v.number > 1 {
+			v.problem("the log %s goes on here, which it does in the first line of a file: the %d lines before are not of it", c.Log, v.number-1)
 		}
+		v.passOver()
 		v.sequence, v.lost = 0, true
 	}
 	if v.lost {
@@ -173,33 +181,41 @@ func (v *Verifier) chain(c chainLine) {
 	v.log, v.known, v.lost = c.Log, true, false
 }
 
-// begin looks at what a chain that begins says of the lines before it.
+// begin looks at what a chain that begins says of the lines before it. That is signed
+// with the chain, and so holds also where these lines name no chain of their own.
 func (v *Verifier) begin(c chainLine) {
-	if v.loose+v.carried == 0 {
-		return
-	}
-	if !v.known {
-		if v.found.Checkpoints == 0 {
-			v.found.Before, v.loose, v.vouched = v.loose, 0, v.read
-		}
-		return
+	if v.closed == v.read { // the last line is a checkpoint: its own signature covers it
+		v.found.Covered += v.loose
+		v.loose, v.vouched = 0, v.read
 	}
 	n := int64(len(v.recent))
 	if c.BeforeBytes > n || c.BeforeBytes < 0 {
 		v.problem("there were more bytes before this line when the log was opened: %d", c.BeforeBytes)
+		v.passOver()
 		return
 	}
 	before := sha256.Sum256(v.recent[n-c.BeforeBytes:])
-	if c.BeforeBytes > 0 && c.Before != hex.EncodeToString(before[:]) {
+	switch {
+	case c.BeforeBytes > 0 && c.Before != hex.EncodeToString(before[:]):
 		v.problem("lines before this one were changed, added or removed after the log was opened")
-		return
-	}
-	if v.read-v.vouched > c.BeforeBytes {
+		v.passOver()
+	case !v.known:
+		v.passOver()
+	case v.read-v.vouched > c.BeforeBytes:
 		v.problem("no checkpoint covers the %d lines before this one: their process ended without one", v.loose)
-		v.loose, v.vouched = 0, v.read
-		return
+		v.passOver()
+	default:
+		v.carried, v.loose, v.vouched = v.carried+v.loose, 0, v.read
 	}
-	v.carried, v.loose, v.vouched = v.carried+v.loose, 0, v.read
+}
+
+// passOver leaves out the lines so far that nothing vouches for: no checkpoint that
+// follows covers them.
+func (v *Verifier) passOver() {
+	if !v.known {
+		v.found.Before += v.loose
+	}
+	v.carried, v.loose, v.vouched = 0, 0, v.read
 }
 
 // checkpoint looks at a signature, and at the lines that it covers.
@@ -241,6 +257,7 @@ func (v *Verifier) checkpoint(c checkpointLine) {
 	v.values = append([]place(nil), v.values[c.Lines-v.covered:]...)
 	v.vouched = v.values[0].read
 	v.covered = c.Lines
+	v.closes = after == 0
 }
 
 // sum reads a SHA-256 value in hex.

@@ -75,12 +75,12 @@ func (s session) trustedKeys(more ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, 
 	return s.find(append(more, pkcs11.NewAttribute(pkcs11.CKA_TRUSTED, true), pkcs11.NewAttribute(pkcs11.CKA_WRAP, true)), 64)
 }
 
-// trustedOthers says which keys there are that the security officer lets wrap what is
-// under trusted control, beside KEKs: whoever can unwrap what they wrap has all keys.
-func (s session) trustedOthers() (string, error) {
+// countTrustedOthers counts the keys that the security officer lets wrap what is under
+// trusted control, beside KEKs: whoever can unwrap what they wrap has all keys.
+func (s session) countTrustedOthers() (int, error) {
 	found, err := s.trustedKeys()
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	others := len(found)
 	for _, object := range found {
@@ -89,6 +89,14 @@ func (s session) trustedOthers() (string, error) {
 				others--
 			}
 		}
+	}
+	return others, nil
+}
+
+func (s session) trustedOthers() (string, error) {
+	others, err := s.countTrustedOthers()
+	if err != nil {
+		return "", err
 	}
 	if others > 0 {
 		return fmt.Sprintf("%d, which are no KEKs: WHO CAN UNWRAP WHAT THEY WRAP CAN READ ALL KEYS", others), nil

@@ -36,11 +36,14 @@ const (
 	opAttest                      // for the nonce a, as b says; answers a signed statement
 	opRewrap                      // of the handle a; answers the new one, or nothing if there is nothing to do
 	opWrappedBy                   // the handle a; answers 1 if by the present KEK, else 0, and the KEK's label
+	opLoad                        // the wrapped key of the handle a, and use it once; answers nothing
 	opKindAfter                   // one more than the last
 )
 
 // slow reports whether o may take long where no other call does.
-func (o *op) slow() bool { return o.kind == opNewKey || o.kind == opRewrap || o.kind == opAttest }
+func (o *op) slow() bool {
+	return o.kind == opNewKey || o.kind == opRewrap || o.kind == opLoad || o.kind == opAttest
+}
 
 // perform does o with the key k, and with a and b, which are copies of o's. What
 // it returns may be secret.
@@ -54,9 +57,10 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 
 // performKnown does what o does, with arguments of which it is known that the token
 // takes them. That can not be known of keys to import, so a key is made; and of a
-// key that is to be in the token the canary must do, which leaves none there.
+// key that is to be in the token, or that o names, the canary must do, which leaves none
+// there.
 func (s session) performKnown(o *op, k *loaded) error {
-	if o.resident() {
+	if o.resident() || o.names() {
 		return s.canary()
 	}
 	known := *o
@@ -92,9 +96,15 @@ func (s session) performOnce(o *op, k *loaded, a, b []byte) ([]byte, error) {
 		return s.rewrap(a)
 	case opWrappedBy:
 		return s.link.wrappedBy(a)
+	case opLoad:
+		return nil, s.tryHandle(a)
 	}
 	return nil, fmt.Errorf("hsm: operation %d: %w", o.kind, kms.ErrUnsupported)
 }
+
+// names reports whether a or b say what o is to be done with: nothing can be done
+// without them.
+func (o *op) names() bool { return o.kind >= opSign }
 
 // loads reports whether o uses a key of a handle.
 func (o *op) loads() bool {

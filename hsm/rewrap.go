@@ -9,7 +9,9 @@ import (
 
 var _ kms.Rewrapper = (*Root)(nil)
 
-// Rewrap has the present KEK wrap a handle's key; see kms.Rewrapper.
+// Rewrap has the present KEK wrap a handle's key; see kms.Rewrapper. Of several tokens
+// each has shown that it can use the new handle: a token that is away, or has not got
+// the KEK, is ErrUnavailable, as the key would depend on the others alone.
 func (r *Root) Rewrap(ctx context.Context, handle []byte) (next []byte, changed bool, err error) {
 	if _, err := parseHandle(handle); err != nil {
 		return nil, false, err
@@ -21,7 +23,23 @@ func (r *Root) Rewrap(ctx context.Context, handle []byte) (next []byte, changed 
 	if len(next) == 0 {
 		return handle, false, nil
 	}
+	if err := r.loadedByAll(ctx, next); err != nil {
+		return nil, false, err
+	}
 	return next, true, nil
+}
+
+// loadedByAll returns an error unless each token of a group can use a key.
+func (r *Root) loadedByAll(ctx context.Context, handle []byte) error {
+	if len(r.group.members) == 1 {
+		return nil // it has just done so
+	}
+	for _, m := range r.group.members {
+		if _, err := m.do(ctx, &op{kind: opLoad, a: handle}); err != nil {
+			return fmt.Errorf("hsm: a key is not wrapped again, since %s cannot use it then: %w: %w", m.name, kms.ErrUnavailable, err)
+		}
+	}
+	return nil
 }
 
 // WrappedBy names the KEK of a handle: by its label or, if it is neither kek nor one

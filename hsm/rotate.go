@@ -262,3 +262,16 @@ func (s session) rewrapTo(k, old *kek, h keyHandle) (keyHandle, error) {
 	}
 	return next, s.destroy(object)
 }
+
+// tryHandle loads the wrapped key of a handle and uses it once.
+func (s session) tryHandle(handle []byte) error {
+	h, err := parseHandle(handle)
+	if err != nil {
+		return err
+	}
+	object, err := s.load(h)
+	if err != nil {
+		return err
+	}
+	return s.destroy(object)
+}

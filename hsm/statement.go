@@ -27,10 +27,14 @@ type Statement struct {
 	Cluster string    `json:"cluster,omitempty"`
 	Gateway string    `json:"gateway,omitempty"` // version of the program
 	// Tokens is how many tokens the root of trust has. This is one of them.
-	Tokens     int            `json:"tokens"`
-	Token      StatementToken `json:"token"`
-	Keys       []StatementKey `json:"keys"`
-	SigningKey []byte         `json:"signing_key"` // public key, PKIX in DER
+	Tokens int            `json:"tokens"`
+	Token  StatementToken `json:"token"`
+	Keys   []StatementKey `json:"keys"`
+	// TrustedKeys is how many keys with CKA_TRUSTED wrap, beside KEKs: whoever has the
+	// PIN and can unwrap what one of them wraps has all master keys that a KEK which
+	// can be replaced wraps. Null: the token does not tell.
+	TrustedKeys *int   `json:"trusted_keys"`
+	SigningKey  []byte `json:"signing_key"` // public key, PKIX in DER
 }
 
 // A StatementToken is the token of a Statement.
@@ -43,7 +47,7 @@ type StatementToken struct {
 
 // A StatementKey is a key of a Statement.
 type StatementKey struct {
-	Role  string `json:"role"` // kek, record or signing
+	Role  string `json:"role"` // kek, record, signing, or other_kek
 	Label string `json:"label"`
 	ID    string `json:"id"`                    // CKA_ID, in hex
 	Bytes uint   `json:"value_len,omitempty"`   // CKA_VALUE_LEN of a secret key
@@ -57,9 +61,10 @@ type StatementKey struct {
 
 // The roles of keys.
 const (
-	roleKEK     = "kek"
-	roleRecord  = "record"
-	roleSigning = "signing"
+	roleKEK      = "kek" // wraps new keys
+	roleOtherKEK = "other_kek"
+	roleRecord   = "record"
+	roleSigning  = "signing"
 )
 
 // An Envelope is a signed Statement, as DSSE version 1 has it.
@@ -161,6 +166,9 @@ func (s session) statement(request, nonce []byte) ([]byte, error) {
 	if st.Keys, err = s.stateKeys(q); err != nil {
 		return nil, err
 	}
+	if st.TrustedKeys, err = s.tellTrusted(); err != nil {
+		return nil, err
+	}
 	payload, err := json.Marshal(st)
 	if err != nil {
 		return nil, err
@@ -186,7 +194,7 @@ func (s session) describeToken() (StatementToken, error) {
 
 // stateKeys describes the root keys that are in use, and the signing key.
 func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
-	kek, err := s.describeKey(roleKEK, q.KEK, s.link.kek)
+	kek, err := s.describeKEK(roleKEK, q.KEK, s.link.kek)
 	if err != nil {
 		return nil, err
 	}
@@ -206,11 +214,38 @@ func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if kek.Check, kek.CheckMethod, err = s.kekCheckValue(s.link.kek); err != nil {
+	if record.Check, record.CheckMethod, err = s.recordCheckValue(s.link.recordKey.object); err != nil {
 		return nil, err
 	}
-	record.Check, record.CheckMethod, err = s.recordCheckValue(s.link.recordKey.object)
-	return []StatementKey{kek, record, signing}, err
+	all := []StatementKey{kek, record, signing}
+	for _, k := range s.link.keks {
+		if k.id == s.link.kekID {
+			continue
+		}
+		other, err := s.describeKEK(roleOtherKEK, k.label, k.object)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, other)
+	}
+	return all, nil
+}
+
+func (s session) describeKEK(role, label string, key pkcs11.ObjectHandle) (StatementKey, error) {
+	k, err := s.describeKey(role, label, key)
+	if err == nil {
+		k.Check, k.CheckMethod, err = s.kekCheckValue(key)
+	}
+	return k, err
+}
+
+// tellTrusted returns Statement.TrustedKeys.
+func (s session) tellTrusted() (*int, error) {
+	n, err := s.countTrustedOthers()
+	if c, ok := classOf(err); ok && c == requestFault {
+		return nil, nil
+	}
+	return &n, err
 }
 
 // The attributes of keys in a Statement.
@@ -223,7 +258,8 @@ var stated = []struct {
 	{pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE"}, {pkcs11.CKA_LOCAL, "CKA_LOCAL"}, {pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE"},
 	{pkcs11.CKA_COPYABLE, "CKA_COPYABLE"}, {pkcs11.CKA_DESTROYABLE, "CKA_DESTROYABLE"}, {pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT"},
 	{pkcs11.CKA_DECRYPT, "CKA_DECRYPT"}, {pkcs11.CKA_SIGN, "CKA_SIGN"}, {pkcs11.CKA_VERIFY, "CKA_VERIFY"}, {pkcs11.CKA_WRAP, "CKA_WRAP"},
-	{pkcs11.CKA_UNWRAP, "CKA_UNWRAP"}, {pkcs11.CKA_DERIVE, "CKA_DERIVE"},
+	{pkcs11.CKA_UNWRAP, "CKA_UNWRAP"}, {pkcs11.CKA_DERIVE, "CKA_DERIVE"}, {pkcs11.CKA_TRUSTED, "CKA_TRUSTED"},
+	{pkcs11.CKA_WRAP_WITH_TRUSTED, "CKA_WRAP_WITH_TRUSTED"},
 }
 
 func (s session) describeKey(role, label string, key pkcs11.ObjectHandle) (StatementKey, error) {

@@ -64,13 +64,13 @@ var signingRules = append(append(secret[:len(secret):len(secret)], privateRules.
 // Doctor have for them, with nothing accepted.
 func (st Statement) Weak() []string {
 	weak := []string{}
-	rules := map[string][]rule{roleKEK: kekRules, roleRecord: recordRules, roleSigning: signingRules}
+	rules := map[string][]rule{roleKEK: kekRules, roleOtherKEK: kekRules, roleRecord: recordRules, roleSigning: signingRules}
 	seen := make(map[string]bool)
 	for _, k := range st.Keys {
 		seen[k.Role] = true
 		for _, r := range rules[k.Role] {
-			if text := k.breaks(r); text != "" && !seen[k.Role+text] {
-				seen[k.Role+text] = true
+			if text := k.breaks(r); text != "" && !seen[k.Role+k.Label+text] {
+				seen[k.Role+k.Label+text] = true
 				weak = append(weak, fmt.Sprintf("%s key %q: %s", k.Role, k.Label, text))
 			}
 		}
@@ -79,6 +79,9 @@ func (st Statement) Weak() []string {
 		if !seen[role] {
 			weak = append(weak, "the statement has no "+role+" key")
 		}
+	}
+	if n := st.TrustedKeys; n != nil && *n > 0 {
+		weak = append(weak, fmt.Sprintf("%d keys have CKA_TRUSTED and wrap, and are no KEKs: who can unwrap what they wrap can read all keys", *n))
 	}
 	return weak
 }

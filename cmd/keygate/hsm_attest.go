@@ -175,9 +175,24 @@ func (v *verifyAttestation) run(stdin io.Reader, file string) ([]attestationResu
 		if st.Tokens != len(a.Envelopes) {
 			r.Weak = append(r.Weak, fmt.Sprintf("the root of trust has %d tokens, and %d have made a statement", st.Tokens, len(a.Envelopes)))
 		}
+		r.Weak = append(r.Weak, notBeside(st, results)...)
 		results = append(results, r)
 	}
 	return results, nil
+}
+
+// notBeside says why st is none of the statements of another token of the root that
+// others are of: whoever passes statements on could repeat one in the place of another.
+func notBeside(st hsm.Statement, others []attestationResult) (why []string) {
+	for _, o := range others {
+		if o.Token.TokenInfo == st.Token.TokenInfo {
+			why = append(why, fmt.Sprintf("it and another statement are of the same token (serial number %s), or of one that cannot be told from it", st.Token.Serial))
+		}
+		if o.Cluster != st.Cluster {
+			why = append(why, fmt.Sprintf("it is of the cluster %q, and another statement of another cluster, %q", st.Cluster, o.Cluster))
+		}
+	}
+	return why
 }
 
 // isNew returns an error if st is not the answer to the nonce, or too old.

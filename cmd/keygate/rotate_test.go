@@ -282,3 +282,77 @@ func (r *rotation) withoutTheOldKEK(t *testing.T) {
 	_, _, _, err := k.GenerateDataKey(t.Context(), r.names[0], nil)
 	check(t, err)
 }
+
+// TestOP10_TwoRunsAtOnce has two processes re-wrap the same keys, while two nodes, one of
+// which still wraps by the old KEK, make, import and delete others.
+func TestOP10_TwoRunsAtOnce(t *testing.T) {
+	r := newRotation(t, 12)
+	nodes := []*kms.KMS{r.open(t, "kek-2", hsm.DefaultKEK), r.open(t, hsm.DefaultKEK, "kek-2")}
+	made := make([]map[string][]byte, len(nodes)) // ciphertexts of an empty message, by the name of the key
+	var runs, load sync.WaitGroup
+	stop := make(chan struct{})
+	for i, k := range nodes {
+		made[i] = make(map[string][]byte)
+		load.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := r.churn(t.Context(), k, fmt.Sprintf("churn-%d-%03d", i, n), made[i]); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 2 {
+		runs.Go(func() {
+			if out, err := r.keygate("run", "--config", "uses.yaml").CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	runs.Wait()
+	close(stop)
+	load.Wait()
+	if out, err := r.keygate("run", "--config", "uses.yaml").CombinedOutput(); err != nil { // what was made after a run listed the keys
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := r.keygate("status", "--config", "uses.yaml").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.withoutTheOldKEK(t)
+	k := r.open(t, "kek-2")
+	for _, ciphertexts := range made {
+		if len(ciphertexts) == 0 {
+			t.Error("a node made no key: the test shows nothing")
+		}
+		for name, ciphertext := range ciphertexts {
+			if _, _, err := k.Decrypt(t.Context(), name, ciphertext, nil); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+// churn makes one key and imports another, and deletes that. The first has a ciphertext
+// in made.
+func (r *rotation) churn(ctx context.Context, k *kms.KMS, name string, made map[string][]byte) error {
+	if _, err := k.CreateKey(ctx, name, ""); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	ciphertext, _, err := k.Encrypt(ctx, name, nil, nil)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	made[name] = ciphertext
+	if _, err := k.ImportKey(ctx, name+"-i", "", make([]byte, kms.KeySize)); err != nil {
+		return fmt.Errorf("%s-i: %w", name, err)
+	}
+	if _, err := k.DeleteKey(ctx, name+"-i"); err != nil {
+		return fmt.Errorf("%s-i: %w", name, err)
+	}
+	return r.opens(ctx, k)
+}

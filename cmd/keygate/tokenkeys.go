@@ -59,6 +59,8 @@ func (c *configuration) checkCheckpoint(y *yamlFile) {
 	}
 }
 
+var errKeyUses = errors.New("the key that signs the audit log or attestations must not be that of TLS")
+
 // checkKeyUses refuses one key for TLS and for what is kept: a client chooses a part of
 // what TLS has signed.
 func (c *configuration) checkKeyUses(y *yamlFile) {
@@ -69,7 +71,7 @@ func (c *configuration) checkKeyUses(y *yamlFile) {
 		return c.tlsKey.Object != "" && c.tlsKey.Object == other.Object || len(other.ID) > 0 && bytes.Equal(c.tlsKey.ID, other.ID)
 	}
 	if c.auditKey != nil && same(*c.auditKey) || same(hsm.KeyName{Object: c.Root.PKCS11.SigningKey}) {
-		y.failAt(at("tls", "key"), "tls.key: the key that signs the audit log or attestations must not be that of TLS")
+		y.failAt(at("tls", "key"), "tls.key: %v", errKeyUses)
 	}
 }
 
@@ -91,10 +93,35 @@ func (c *configuration) bindServerKey(ctx context.Context, root kms.Root, before
 	if err == nil {
 		err = c.checkServerKey(leaf, key)
 	}
+	if err == nil {
+		err = c.checkOtherUses(ctx, root, key)
+	}
 	if err != nil {
 		return fmt.Errorf("tls.key: %w", err)
 	}
 	c.state.Certificate.PrivateKey = key
+	return nil
+}
+
+// checkOtherUses is checkKeyUses for keys that have more than one name: their public
+// keys are compared. One that cannot be used now cannot sign, either.
+func (c *configuration) checkOtherUses(ctx context.Context, root kms.Root, key crypto.Signer) error {
+	names := []hsm.KeyName{{Object: c.Root.PKCS11.SigningKey}}
+	if c.auditKey != nil {
+		names = append(names, *c.auditKey)
+	}
+	for _, name := range names {
+		if name.Object == "" && len(name.ID) == 0 {
+			continue
+		}
+		other, err := signerOf(ctx, root, name)
+		if err != nil {
+			continue
+		}
+		if public, ok := other.Public().(interface{ Equal(crypto.PublicKey) bool }); ok && public.Equal(key.Public()) {
+			return errKeyUses
+		}
+	}
 	return nil
 }
 

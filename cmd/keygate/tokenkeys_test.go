@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -210,4 +211,56 @@ func restCall(ts *testscript.TestScript, _ bool, args []string) {
 	if got := strconv.Itoa(response.StatusCode); got != args[1] {
 		ts.Fatalf("%s: status %s: %s", args[0], got, body)
 	}
+}
+
+// The key of TLS must not sign anything that is kept, by whatever it is named in the
+// configuration.
+func TestTheKeyOfTLSSignsNothingElse(t *testing.T) {
+	f := softhsm.Token(t)
+	cfg := hsm.Config{Module: f.Module, Token: f.Label, PIN: hsm.PIN{File: f.PINFile}, SigningKey: hsm.DefaultSigningKey, Signs: true}
+	_, err := hsm.Init(t.Context(), cfg)
+	check(t, err)
+	_, _, err = hsm.InitSigningKey(t.Context(), cfg)
+	check(t, err)
+	root, err := hsm.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	check(t, err)
+	defer root.Close()
+	byLabel := hsm.KeyName{Object: hsm.DefaultSigningKey}
+	key, err := root.Signer(t.Context(), byLabel)
+	check(t, err)
+	a, err := root.Attest(t.Context(), hsm.AttestRequest{})
+	check(t, err)
+	st, err := hsm.VerifyStatement(a.Envelopes[0], key.Public())
+	check(t, err)
+	id, err := hex.DecodeString(st.Keys[2].ID)
+	check(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	check(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	check(t, err)
+	byID := hsm.KeyName{ID: id}
+	for name, of := range map[string]struct {
+		attests bool
+		audit   *hsm.KeyName
+	}{"audit": {false, &byLabel}, "attestations": {true, nil}} {
+		token := cfg
+		if !of.attests {
+			token.SigningKey = ""
+		}
+		c := &configuration{tlsKey: &byID, auditKey: of.audit}
+		c.TLS.Key = "pkcs11:id=" + st.Keys[2].ID
+		c.Root.PKCS11 = &token
+		c.state.Certificate.Leaf = leaf
+		if err := c.bindServerKey(t.Context(), root, nil); err == nil || !strings.Contains(err.Error(), "must not be that of TLS") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	alone := cfg
+	alone.SigningKey = ""
+	c := &configuration{tlsKey: &byID}
+	c.TLS.Key = "pkcs11:id=" + st.Keys[2].ID
+	c.Root.PKCS11 = &alone
+	c.state.Certificate.Leaf = leaf
+	check(t, c.bindServerKey(t.Context(), root, nil))
 }

@@ -1,0 +1,100 @@
+package hsm_test
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/hsm"
+	"github.com/keygate/keygate/hsm/hsmtest"
+	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/softhsm"
+)
+
+// groupAfter returns a group of the token of c and a clone that was made before the new
+// KEK or after, whose present KEK is the new one.
+func (c *ceremony) groupAfter(t *testing.T, cloneHasIt bool) ([2]*shim, hsm.Config) {
+	t.Helper()
+	var clone softhsm.Fixture
+	if !cloneHasIt {
+		clone = softhsm.Clone(t, c.f)
+	}
+	c.begin(t)
+	if cloneHasIt {
+		clone = softhsm.Clone(t, c.f)
+	}
+	shims, cfg := pairOf(t, c.f, clone)
+	cfg.KEK, cfg.OtherKEKs = c.after.KEK, c.after.OtherKEKs
+	return shims, cfg
+}
+
+// A key is not wrapped again by a KEK that a token of the group does not have: before,
+// any of them opened it.
+func TestOP10_HS16_ARewrappedKeyIsKnownToAllTokens(t *testing.T) {
+	c := newCeremony(t)
+	_, cfg := c.groupAfter(t, false)
+	root := hsmtest.Open(t, cfg)
+	for _, old := range [][]byte{c.cipher, c.mac} {
+		next, changed, err := root.Rewrap(t.Context(), old)
+		if err == nil {
+			t.Errorf("a key was wrapped again, changed: %v, %d bytes, by a KEK that one of two tokens does not have", changed, len(next))
+			continue
+		}
+		is(t, err, kms.ErrUnavailable)
+		says(t, err, "no secret key")
+	}
+	c.opens(t, root, c.cipher, c.mac)
+}
+
+func TestOP10_HS16_AGroupRewraps(t *testing.T) {
+	for lost := range 2 {
+		c := newCeremony(t)
+		shims, cfg := c.groupAfter(t, true)
+		root := hsmtest.Open(t, cfg)
+		var handles [][]byte
+		for _, old := range [][]byte{c.cipher, c.mac} {
+			next, changed, err := root.Rewrap(t.Context(), old)
+			ok(t, err)
+			if !changed || bytes.Equal(next, old) {
+				t.Error("the key was not wrapped again")
+			}
+			handles = append(handles, next)
+		}
+		shims[lost].unplug()
+		c.opens(t, root, handles[0], handles[1])
+		_, _, err := root.Rewrap(t.Context(), c.cipher) // while one is away, no key depends on the other alone
+		is(t, err, kms.ErrUnavailable)
+	}
+}
+
+// What a token refuses to sign, or to wrap again, is no fault of the token: a client of
+// the server chooses how it is to sign, and one such key must not end the run over all.
+func TestHS12_WhatATokenRefusesToDoIsNoFaultOfIt(t *testing.T) {
+	s, cfg := shimmed(t)
+	r := hsmtest.Open(t, signing(t, cfg))
+	key, err := r.Signer(t.Context(), signingKey)
+	ok(t, err)
+	s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
+	is(t, signs(t, key), kms.ErrUnsupported)
+	for range 5 {
+		s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
+		_ = signs(t, key)
+	}
+	if st := r.Tokens()[0]; !st.Works || st.Trips > 0 {
+		t.Errorf("it is out of use: %s", st.Why)
+	}
+}
+
+func TestOP10_AKeyThatIsNotWrappedAgainIsNoFaultOfTheToken(t *testing.T) {
+	c := newCeremony(t)
+	c.begin(t)
+	s, cfg := shimBefore(t, c.f, c.f.Module, c.after)
+	root := hsmtest.Open(t, cfg)
+	s.fail("C_WrapKey", fault{code: pkcs11.CKR_KEY_NOT_WRAPPABLE, times: 2})
+	_, _, err := root.Rewrap(t.Context(), c.cipher)
+	is(t, err, kms.ErrUnsupported)
+	if st := root.Tokens()[0]; !st.Works {
+		t.Errorf("it is out of use: %s", st.Why)
+	}
+}
