@@ -126,9 +126,12 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 	}
 	m.running.Add(1)
 	defer m.running.Add(-1)
-	life := m.mends.Load()
+	life, begun := m.mends.Load(), time.Now()
 	result, err := b.do(ctx, o)
-	if life == m.mends.Load() { // else it tells of a fault that has ended
+	switch {
+	case life != m.mends.Load(): // it tells of a fault that has ended
+	case errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < m.cfg.Queue.Wait: // its caller had no time left
+	default:
 		m.learn(ctx, o, err)
 	}
 	return result, err
@@ -154,8 +157,8 @@ func (m *member) doOnce(ctx context.Context, o *op) ([]byte, error) {
 }
 
 // learn counts what became of an op. A caller who left, one who was refused because
-// too many others wait, and one who asked for what the token does not do tell nothing
-// of the token. While it is out of use only a probe tells that it works: what ends
+// too many others wait, and one who asked for what the token does not do, or for a
+// private key that it does not have, tell nothing of the token. While it is out of use only a probe tells that it works: what ends
 // well then may be what it can still do.
 func (m *member) learn(ctx context.Context, o *op, err error) {
 	switch {
@@ -167,6 +170,7 @@ func (m *member) learn(ctx context.Context, o *op, err error) {
 			m.mend()
 		}
 	case errors.Is(err, errQueueFull) || errors.Is(err, errBusy) || errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(err, ErrNoKey) || errors.Is(err, errWeakKey):
 	case m.failed.Add(1) >= tripsAfter || tellsEnough(err):
 		m.trip(err)
 	}

@@ -56,15 +56,17 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 }
 
 // performKnown does what o does, with arguments of which it is known that the token
-// takes them. That can not be known of keys to import, so a key is made; and of a
-// key that is to be in the token, or that o names, the canary must do, which leaves none
-// there.
+// takes them. That can not be known of keys to import, so a key is made; of a key that is
+// to be in the token, or that o names, the canary must do, which leaves none there; and of private keys, which may not do all that a client of TLS asks for,
+// that the token signs at all, with the record key.
 func (s session) performKnown(o *op, k *loaded) error {
-	if o.resident() || o.names() {
+	known := op{kind: o.kind, purpose: o.purpose, size: min(o.size, 1)}
+	switch {
+	case o.kind == opSign || o.kind == opPublicKey || o.kind == opAttest:
+		return s.useLinkKeys()
+	case o.resident() || o.names():
 		return s.canary()
 	}
-	known := *o
-	known.size = min(o.size, 1)
 	_, err := s.performOnce(&known, k, nil, nil)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -72,6 +73,8 @@ type pinSource struct {
 
 	// In a worker process: the gateway, which has the PIN, does what use does.
 	over func(login func(pin []byte, accepted bool) error) error
+
+	forgotten atomic.Bool // nothing is to be kept any longer; set without mu
 }
 
 var (
@@ -90,7 +93,7 @@ var (
 // not know what the token says: it may have been refused.
 func (s *pinSource) use(login func(pin []byte, accepted bool) error) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.letGo()
 	if s.over != nil {
 		return s.over(login)
 	}
@@ -155,8 +158,21 @@ func (s *pinSource) read() ([]byte, error) {
 	return pin, nil
 }
 
+// letGo ends what mu was held for, and does what forget could not do meanwhile.
+func (s *pinSource) letGo() {
+	s.mu.Unlock()
+	if s.forgotten.Load() {
+		s.forget()
+	}
+}
+
+// forget wipes what is kept. It does not wait for a login, which may hang: that wipes
+// it when it ends.
 func (s *pinSource) forget() {
-	s.mu.Lock()
+	s.forgotten.Store(true)
+	if !s.mu.TryLock() {
+		return // letGo comes after this
+	}
 	defer s.mu.Unlock()
 	clear(s.kept)
 	clear(s.refused)
