@@ -170,11 +170,14 @@ func describeMade(w io.Writer, made madeKeys) {
 		}
 		fmt.Fprintf(w, "%s:\t%s\n", key.name, state)
 	}
-	replaced := "it can be replaced (keygate hsm rotate)"
-	if !made.Rotatable {
-		replaced = "it can never be replaced"
+	replaced := "possible (keygate hsm rotate)"
+	switch {
+	case made.Copyable:
+		replaced = "not in this token, as its root keys can be copied (keygate hsm copy)"
+	case !made.Rotatable:
+		replaced = "never: what it wraps cannot be wrapped by another"
 	}
-	fmt.Fprintf(w, "end of the kek:\t%s\n", replaced)
+	fmt.Fprintf(w, "replacement of the kek:\t%s\n", replaced)
 }
 
 func describeToken(w io.Writer, t hsm.TokenInfo) {
