@@ -33,7 +33,7 @@ var (
 
 // Format writes which tokens r has, whatever the verb, and not what r holds: the
 // PIN may be in it.
-func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.names()) }
+func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.Names()) }
 
 // Open connects to the tokens that cfg names. It logs in to each, with one try, and
 // refuses one that lacks a mechanism, a key that is missing, ambiguous or has an
