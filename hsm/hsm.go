@@ -8,7 +8,7 @@
 // that a call that hangs costs one session and not the caller; see pool. Whatever
 // depends on the login belongs to a link, and after a fault the next call makes
 // another one; see repair. What is done once, by commands, needs no Root: Init,
-// PlanInit, Examine, Measure, BeginRotation, CopyRootKeys, UseKey; see alone.
+// PlanInit, Examine, BeginRotation, CopyRootKeys, UseKey; see alone.
 package hsm
 
 import (

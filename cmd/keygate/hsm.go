@@ -62,7 +62,11 @@ or keygate-sign, whose private key can sign and do nothing else: for checkpoints
 the audit log (audit.checkpoint) and attestations (keygate hsm attest).
 
 --dry-run makes nothing. It logs in once, as without it, and prints which keys are
-there and with which attributes the others would be made.
+there and with which attributes the others would be made. It is about the two root
+keys: --signing-key and --make-token are not for it.
+
+What cannot be changed later: whether the KEK can be replaced (--rotatable) and the
+keys copied (--copyable).
 
 --make-token first makes a token, for trials with SoftHSM2, unless there is one of
 that label. Tokens of a real HSM are made with the tool of its maker.`,
