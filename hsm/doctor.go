@@ -18,6 +18,8 @@ type Report struct {
 	Latencies  []Latency     `json:"latencies,omitempty"`
 	Keys       []ResidentKey `json:"keys,omitempty"` // master keys in the token
 	OK         bool          `json:"ok"`             // Open would take the token
+	// Unfinished is why it could not be looked at to the end, which is no verdict.
+	Unfinished string `json:"unfinished,omitempty"`
 }
 
 // An Examination is how thoroughly Examine looks.
@@ -58,6 +60,9 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	}
 	if errors.Is(err, ErrPINAtRisk) {
 		err = nil // the first check says so
+	}
+	if err != nil {
+		report.OK, report.Unfinished = false, err.Error()
 	}
 	return report, errors.Join(err, t.end())
 }
