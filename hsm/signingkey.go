@@ -72,11 +72,7 @@ type sessionKey struct {
 func (k sessionKey) Public() crypto.PublicKey { return k.public }
 
 func (k sessionKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q, err := newSignature(k.name, digest, opts)
-	if err != nil {
-		return nil, err
-	}
-	request, err := json.Marshal(q)
+	q, request, err := newSignature(k.name, digest, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -88,7 +86,7 @@ func attest(ctx context.Context, cfg *configuration, nonce string) (hsm.Attestat
 	if cfg.Root.PKCS11 == nil || cfg.Root.PKCS11.SigningKey == "" {
 		return hsm.Attestation{}, errors.New("the configuration has no root.pkcs11.signing_key: without a key in the token nothing can be signed")
 	}
-	root, err := hsm.Open(ctx, *cfg.Root.PKCS11, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	root, err := hsm.Open(ctx, *cfg.Root.PKCS11, warnings())
 	if err != nil {
 		return hsm.Attestation{}, err
 	}

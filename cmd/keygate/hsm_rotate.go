@@ -99,7 +99,7 @@ func withKMS(ctx context.Context, path string, fn func(context.Context, *kms.KMS
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := warnings()
 	root, err := configured(roots, &cfg.file).open(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -115,6 +115,12 @@ func withKMS(ctx context.Context, path string, fn func(context.Context, *kms.KMS
 		return err
 	}
 	return fn(ctx, k, cfg)
+}
+
+// warnings is the log of a command that opens what a gateway opens: on standard error,
+// without what only tells.
+func warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // A progress tells now and then how far it is.
