@@ -28,7 +28,8 @@ func newRotateBeginCommand() *cobra.Command {
 		Long: `Make the KEK that the configuration names, as root.pkcs11.kek or one of other_keks,
 and that the token does not have yet. The security officer of the token gives it
 CKA_TRUSTED, which no other can, so that it may wrap what the present KEK has
-wrapped. Nothing uses it yet.
+wrapped. Nothing uses it yet. The configuration names one token; with several the new
+KEK is then cloned to the others in the way of their maker.
 
 Then make a backup of the token, tell all gateways of the new KEK in other_keks, and
 only when all know it make it their kek, with the old one in other_keks; then comes
