@@ -64,7 +64,7 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
-		log.Warn("hsm: the token has fewer sessions than are configured", "token", cfg.Token, "configured", cfg.Sessions, "used", sessions)
+		log.Warn("hsm: the token has fewer sessions than are configured", "token", cfg.logName(), "configured", cfg.Sessions, "used", sessions)
 	}
 	t.pool = newPool(sessions, spares, cfg.Timeout, cfg.Queue)
 	t.keeper = newPool(max(1, len(l.loaders)-keeperSpares), keeperSpares, cfg.Timeout, Queue{})

@@ -67,8 +67,19 @@ func (s session) checkValues(kek, record pkcs11.ObjectHandle) (ofKEK, ofRecord s
 	return ofKEK, ofRecord, err
 }
 
+// replacement says how k may be replaced; see noneLeaves.
+func (l *link) replacement(k *kek) string {
+	switch {
+	case k.form == strictForm:
+		return "it can never be replaced"
+	case l.extractable:
+		return "not in this token, as root keys can be copied: in another one that they were copied to (keygate hsm copy)"
+	}
+	return "by a KEK that the security officer trusts (keygate hsm rotate)"
+}
+
 // describeKeys says of the root keys, which have been probed, by what they can be
-// compared with those of another token, and how the KEKs may end.
+// compared with those of another token, and how the KEKs may be replaced.
 func (s session) describeKeys(c Config) []Check {
 	var checks []Check
 	said := func(what, found string, err error) {
@@ -79,11 +90,7 @@ func (s session) describeKeys(c Config) []Check {
 	}
 	for _, k := range s.link.keks {
 		name := fmt.Sprintf("KEK %q", k.label)
-		end := "it can never be replaced"
-		if k.form == rotatableForm {
-			end = "it can be replaced by a KEK that the security officer trusts (keygate hsm rotate)"
-		}
-		said(name+": end", end, nil)
+		said(name+": replacement", s.link.replacement(k), nil)
 		value, method, err := s.kekCheckValue(k.object)
 		said(name+": check value", cmp.Or(value, method), err)
 	}

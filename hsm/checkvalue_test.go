@@ -39,13 +39,23 @@ func TestCheckValuesTellKeysApart(t *testing.T) {
 }
 
 func TestTheDoctorSaysHowAKEKMayEnd(t *testing.T) {
-	if end := found(t, hsmtest.Config(t), "KEK ", ": end"); !strings.Contains(end, "can be replaced") {
+	if end := found(t, hsmtest.Config(t), "KEK ", ": replacement"); !strings.Contains(end, "by a KEK that the security officer trusts") {
 		t.Errorf("the end is %q", end)
 	}
 	cfg := hsmtest.Empty(t)
 	_, err := hsm.InitWith(t.Context(), cfg, hsm.InitOptions{Strict: true})
 	ok(t, err)
-	if end := found(t, cfg, "KEK ", ": end"); !strings.Contains(end, "never") {
+	if end := found(t, cfg, "KEK ", ": replacement"); !strings.Contains(end, "never") {
 		t.Errorf("the end is %q", end)
+	}
+	cfg = hsmtest.Empty(t)
+	cfg.Copyable = "allowed"
+	made, err := hsm.InitWith(t.Context(), cfg, hsm.InitOptions{Copyable: true})
+	ok(t, err)
+	if made.Rotatable || !made.Copyable {
+		t.Errorf("hsm.InitWith says of a KEK that can be copied: %+v", made)
+	}
+	if end := found(t, cfg, "KEK ", ": replacement"); !strings.Contains(end, "not in this token") {
+		t.Errorf("the end of a KEK that can be copied is %q", end)
 	}
 }

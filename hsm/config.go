@@ -198,11 +198,11 @@ func (c Config) eachToken() (all []Config, faults []error) {
 	return all, faults
 }
 
-// names says which tokens c is about.
-func (c Config) names() string {
+// Names says which tokens c is about, as they are named in the log.
+func (c Config) Names() string {
 	var all []string
 	for _, t := range c.EachToken() {
-		all = append(all, t.tokenName())
+		all = append(all, t.logName())
 	}
 	return strings.Join(all, ", ")
 }
@@ -281,6 +281,15 @@ func (c Config) tokenName() string {
 		name += fmt.Sprintf(" in slot %d", *c.Slot)
 	}
 	return name
+}
+
+// logName is tokenName for an attribute of a log line, without quotation marks around
+// a label that is alone.
+func (c Config) logName() string {
+	if c.Serial == "" && c.Slot == nil {
+		return c.Token
+	}
+	return c.tokenName()
 }
 
 // means reports whether t is a token that c names.

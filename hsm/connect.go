@@ -67,10 +67,10 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 		return nil, err
 	}
 	if l.wrap.note != "" {
-		t.log.Warn("hsm: "+l.wrap.note, "token", l.token.Label)
+		t.log.Warn("hsm: "+l.wrap.note, "token", t.cfg.logName())
 	}
 	for _, text := range l.broke {
-		t.log.Warn("hsm: root.pkcs11.accept lets a token be used that should not be", "token", l.token.Label, "broken", text)
+		t.log.Warn("hsm: root.pkcs11.accept lets a token be used that should not be", "token", t.cfg.logName(), "broken", text)
 	}
 	l.loaders = make([]loader, l.token.loaders(t.cfg.Sessions))
 	l.loaders[0].session = l.anchor

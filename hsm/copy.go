@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -45,12 +44,12 @@ const transferBits = 3072
 //
 // No other part of this process may use the tokens meanwhile.
 func CopyRootKeys(ctx context.Context, from, to Config, officer PIN) (copied Copied, err error) {
-	source, err := openOne(from)
+	source, err := openToCopy(from)
 	if err != nil {
 		return copied, fmt.Errorf("from: %w", err)
 	}
 	defer func() { err = errors.Join(err, source.end()) }()
-	destination, err := openOne(to)
+	destination, err := openToCopy(to)
 	if err != nil {
 		return copied, fmt.Errorf("to: %w", err)
 	}
@@ -60,8 +59,8 @@ func CopyRootKeys(ctx context.Context, from, to Config, officer PIN) (copied Cop
 	}
 	so := &pinSource{from: officer}
 	defer so.forget()
-	err = source.session(ctx, func(a session) error {
-		return destination.session(ctx, func(b session) error {
+	err = source.session(ctx, pkcs11.CKF_RW_SESSION, func(a session) error {
+		return destination.session(ctx, pkcs11.CKF_RW_SESSION, func(b session) error {
 			c := transfer{source: source, officer: so, a: a, b: b, from: source.cfg, to: destination.cfg, copied: &copied}
 			return c.run()
 		})
@@ -69,8 +68,8 @@ func CopyRootKeys(ctx context.Context, from, to Config, officer PIN) (copied Cop
 	return copied, err
 }
 
-// openOne returns the token that a configuration of one names.
-func openOne(cfg Config) (*token, error) {
+// openToCopy returns the token that a configuration of one names; end has to follow.
+func openToCopy(cfg Config) (*token, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -78,30 +77,7 @@ func openOne(cfg Config) (*token, error) {
 	if len(cfg.Tokens) > 0 || len(cfg.OtherKEKs) > 0 || cfg.Copyable != copyableAllowed {
 		return nil, fmt.Errorf("hsm: a configuration of one token is needed, without other_keks, and with copyable: %s: %w", copyableAllowed, kms.ErrDenied)
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
-	if err != nil {
-		return nil, err
-	}
-	return &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}, nil
-}
-
-func (t *token) end() error {
-	t.pin.forget()
-	return t.module.release(t.cfg.Timeout)
-}
-
-// session runs fn with a session that can write, in which the user is logged in.
-func (t *token) session(ctx context.Context, fn func(session) error) error {
-	l, err := t.newBareLink(ctx, t.module.generation(), pkcs11.CKF_RW_SESSION)
-	if err != nil {
-		return err
-	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return err
-	}
-	defer l.leave()
-	return fn(l.anchor)
+	return cfg.alone()
 }
 
 // A transfer is one run of CopyRootKeys, from a's token to b's.
@@ -171,8 +147,7 @@ func (c *transfer) look() error {
 
 // makePair makes the transfer key in the destination.
 func (c *transfer) makePair() (err error) {
-	id := make([]byte, len(kekID{}))
-	rand.Read(id)
+	id := newObjectID()
 	public := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
@@ -352,9 +327,7 @@ func (c *transfer) kekTemplate(keep bool) []*pkcs11.Attribute {
 }
 
 func (c *transfer) recordTemplate(keep bool) []*pkcs11.Attribute {
-	id := make([]byte, len(kekID{}))
-	rand.Read(id)
-	return arriving(recordTemplate(c.to.RecordKey), id, keep)
+	return arriving(recordTemplate(c.to.RecordKey), newObjectID(), keep)
 }
 
 // arriving returns a template of a root key for a key that is unwrapped: it has an id of

@@ -18,6 +18,8 @@ type Report struct {
 	Latencies  []Latency     `json:"latencies,omitempty"`
 	Keys       []ResidentKey `json:"keys,omitempty"` // master keys in the token
 	OK         bool          `json:"ok"`             // Open would take the token
+	// Unfinished is why it could not be looked at to the end, which is no verdict.
+	Unfinished string `json:"unfinished,omitempty"`
 }
 
 // An Examination is how thoroughly Examine looks.
@@ -47,17 +49,22 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return report, err
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	t, err := cfg.alone()
 	if err != nil {
 		return report, err
 	}
-	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}, finalTry: how.FinalTry}
-	defer t.pin.forget()
+	t.finalTry = how.FinalTry
 	err = t.look(ctx, &report)
 	if err == nil {
-		err = t.report(ctx, &report, how)
+		err = t.session(ctx, 0, func(s session) error { return s.report(ctx, cfg, &report, how) })
 	}
-	return report, errors.Join(err, m.release(cfg.Timeout))
+	if errors.Is(err, ErrPINAtRisk) {
+		err = nil // the first check says so
+	}
+	if err != nil {
+		report.OK, report.Unfinished = false, err.Error()
+	}
+	return report, errors.Join(err, t.end())
 }
 
 // look reports what can be known without a login.
@@ -84,42 +91,31 @@ func (t *token) look(ctx context.Context, report *Report) error {
 	return err
 }
 
-// report reports what takes a login. Where that would risk the PIN it reports that.
-func (t *token) report(ctx context.Context, report *Report, how Examination) error {
-	l, err := t.newBareLink(ctx, t.module.generation(), 0)
-	if errors.Is(err, ErrPINAtRisk) {
-		return nil // the first check says so
-	}
-	if err != nil {
-		return err
-	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return err
-	}
-	defer l.leave()
+// report reports what takes a login.
+func (s session) report(ctx context.Context, c Config, report *Report, how Examination) error {
+	l := s.link
 	if how.FinalTry && !report.Checks[0].OK {
 		report.Checks[0] = Check{What: report.Checks[0].What, Found: "accepted, at the last try", OK: true}
 	}
-	checks, err := l.anchor.examine(t.cfg)
+	checks, err := s.examine(c)
 	report.uses(l.wrap.found[l.wrap.chosen].name)
 	report.Checks = append(report.Checks, checks...)
 	if err != nil {
 		return err
 	}
 	if l.kek != 0 && l.recordKey != nil {
-		report.Checks = append(report.Checks, l.anchor.unwrapTemplate()...)
-		report.Checks = append(report.Checks, l.anchor.probe()...)
+		report.Checks = append(report.Checks, s.unwrapTemplate()...)
+		report.Checks = append(report.Checks, s.probe()...)
 	}
 	report.OK = refused(report.Checks) == nil
-	if report.Keys, err = l.anchor.residentKeys(); err != nil {
+	if report.Keys, err = s.residentKeys(); err != nil {
 		return err
 	}
 	if report.OK {
-		report.Checks = append(report.Checks, l.anchor.describeKeys(t.cfg)...)
+		report.Checks = append(report.Checks, s.describeKeys(c)...)
 	}
 	if report.OK && how.Latencies {
-		report.Latencies, err = l.anchor.latencies(ctx)
+		report.Latencies, err = s.latencies(ctx)
 	}
 	return err
 }

@@ -2,7 +2,9 @@ package hsm_test
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -132,5 +134,18 @@ func TestHS15_AnotherTokenUnderTheSameLabelIsRefused(t *testing.T) {
 	is(t, err, kms.ErrDenied)
 	if _, err := f.root.Encrypt(t.Context(), f.handle, nil, nil); err == nil {
 		t.Error("it encrypts with keys of another token")
+	}
+}
+
+func TestTheDoctorGivesNoVerdictWithoutALogin(t *testing.T) {
+	cfg := hsmtest.Config(t)
+	cfg.PIN.File = filepath.Join(t.TempDir(), "none")
+	report, err := hsm.Doctor(t.Context(), cfg)
+	is(t, err, fs.ErrNotExist)
+	if report.OK || report.Unfinished != err.Error() || report.Details == nil {
+		t.Errorf("without a PIN the report is %+v", report)
+	}
+	if report, err = hsm.Doctor(t.Context(), hsmtest.Empty(t)); err != nil || report.OK || report.Unfinished != "" {
+		t.Errorf("the report of a token without keys is %+v, %v", report, err)
 	}
 }

@@ -3,10 +3,12 @@
 //
 // It is the only package with C in it. A root is a group of one or more tokens
 // that hold the same root keys; see group. What is asked of a token is an op, and
-// a backend does it: token, with the module in this process, where no call of the
-// module runs on the goroutine of a caller, so that a call that hangs costs one
-// session and not the caller; see pool. Whatever depends on the login belongs to a
-// link, and after a fault the next call makes another one; see repair.
+// a backend does it: token, with the module in this process, or remote, with a token
+// in a worker process. No call of the module runs on the goroutine of a caller, so
+// that a call that hangs costs one session and not the caller; see pool. Whatever
+// depends on the login belongs to a link, and after a fault the next call makes
+// another one; see repair. What is done once, by commands, needs no Root: Init,
+// PlanInit, Examine, BeginRotation, CopyRootKeys, UseKey; see alone.
 package hsm
 
 import (
@@ -33,7 +35,7 @@ var (
 
 // Format writes which tokens r has, whatever the verb, and not what r holds: the
 // PIN may be in it.
-func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.names()) }
+func (r *Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "hsm.Root(%q)", r.cfg.Names()) }
 
 // Open connects to the tokens that cfg names. It logs in to each, with one try, and
 // refuses one that lacks a mechanism, a key that is missing, ambiguous or has an

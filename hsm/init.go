@@ -16,8 +16,11 @@ type Made struct {
 	KEK       bool      `json:"kek"`
 	RecordKey bool      `json:"record_key"`
 	Token     TokenInfo `json:"token"`
-	// Rotatable says that what the KEK wraps can be wrapped anew by another KEK.
+	// Rotatable says that what the KEK wraps can be wrapped anew by another KEK of this
+	// token.
 	Rotatable bool `json:"rotatable"`
+	// Copyable says that a root key can be copied to another token by CopyRootKeys.
+	Copyable bool `json:"copyable"`
 }
 
 // InitOptions say which root keys Init makes.
@@ -47,62 +50,51 @@ func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	if o.Copyable && cfg.Copyable != copyableAllowed {
 		return Made{}, fmt.Errorf("hsm: copyable: keys that can be copied are to be made, and the configuration does not have copyable: %s: %w", copyableAllowed, kms.ErrDenied)
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	t, err := cfg.alone()
 	if err != nil {
 		return Made{}, err
 	}
-	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
-	defer t.pin.forget()
-	made, err := t.makeRootKeys(ctx, o)
-	return made, errors.Join(err, m.release(cfg.Timeout))
+	var made Made
+	err = t.session(ctx, pkcs11.CKF_RW_SESSION, func(s session) error { return s.makeRootKeys(cfg, o, &made) })
+	return made, errors.Join(err, t.end())
 }
 
-// makeRootKeys does the work of Init in one session, which must be able to
-// write.
-func (t *token) makeRootKeys(ctx context.Context, o InitOptions) (made Made, err error) {
-	l, err := t.newBareLink(ctx, t.module.generation(), pkcs11.CKF_RW_SESSION)
+// makeRootKeys does the work of Init, in a session that can write.
+func (s session) makeRootKeys(c Config, o InitOptions, made *Made) error {
+	made.Token = s.link.token
+	kek, record, err := s.rootKeysThere(c)
 	if err != nil {
-		return made, err
-	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return made, err
-	}
-	defer l.leave()
-	made.Token = l.token
-	s := l.anchor
-	kek, record, err := s.rootKeysThere(t.cfg)
-	if err != nil {
-		return made, err
+		return err
 	}
 	if !kek {
-		if err := s.makeKEK(t.cfg, o); err != nil {
-			return made, err
+		if err := s.makeKEK(c, o); err != nil {
+			return err
 		}
 		made.KEK = true
 	}
-	if _, err := s.checkMechanisms(t.cfg); err != nil {
-		return made, err
+	if _, err := s.checkMechanisms(c); err != nil {
+		return err
 	}
 	// A token with a KEK that is refused gets no record key either.
-	checks, err := s.examineKEK(t.cfg)
+	checks, err := s.examineKEK(c)
 	if err == nil {
 		err = refused(checks)
 	}
 	if err != nil {
-		return made, err
+		return err
 	}
 	if !record {
-		if err := s.makeRecordKey(t.cfg.RecordKey, o); err != nil {
-			return made, err
+		if err := s.makeRecordKey(c.RecordKey, o); err != nil {
+			return err
 		}
 		made.RecordKey = true
 	}
-	if err := s.ready(t.cfg); err != nil {
-		return made, err
+	if err := s.ready(c); err != nil {
+		return err
 	}
-	made.Rotatable = l.present().form == rotatableForm
-	return made, nil
+	made.Copyable = s.link.extractable
+	made.Rotatable = !made.Copyable && s.link.present().form == rotatableForm
+	return nil
 }
 
 // rootKeysThere reports which root keys the token has, of those that c names.
@@ -245,14 +237,12 @@ func (s session) generate(mechanism uint, label string, template []*pkcs11.Attri
 // rootTemplate is what the KEK and the record key have in common. Neither can
 // be changed or, where the token supports that, copied or destroyed.
 func rootTemplate(label string, kind uint) []*pkcs11.Attribute {
-	id := make([]byte, len(kekID{}))
-	rand.Read(id)
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, kind),
 		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, id),
+		pkcs11.NewAttribute(pkcs11.CKA_ID, newObjectID()),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
@@ -263,4 +253,11 @@ func rootTemplate(label string, kind uint) []*pkcs11.Attribute {
 		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, false),
 	}
+}
+
+// newObjectID returns a random CKA_ID for a root key or a key pair.
+func newObjectID() []byte {
+	id := make([]byte, len(kekID{}))
+	rand.Read(id)
+	return id
 }

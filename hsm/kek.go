@@ -257,7 +257,7 @@ func override(template, more []*pkcs11.Attribute, flags map[uint]bool) []*pkcs11
 
 // excuseCopyable replaces the check of CKA_COPYABLE of a KEK that is true, if the
 // token shows that a copy can be nothing that the KEK is not. A KEK that the security
-// officer trusts is a copy itself (see trustedKEK), and SoftHSM lets none of these be
+// officer trusts is a copy itself (see makeTrustedKEK), and SoftHSM lets none of these be
 // made without CKA_COPYABLE.
 func (s session) excuseCopyable(checks []Check, what string, key pkcs11.ObjectHandle) error {
 	trusted, err := s.flag(key, pkcs11.CKA_TRUSTED)

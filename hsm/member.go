@@ -193,7 +193,7 @@ func (m *member) trip(err error) {
 	m.trips++
 	m.since = time.Now()
 	if m.get() != nil && len(m.group.members) > 1 {
-		m.group.log.Error("hsm: a token is out of use; the others do its work", "token", m.name, "error", err)
+		m.group.log.Error("hsm: a token is out of use; the others do its work", "token", m.cfg.logName(), "error", err)
 	}
 	select {
 	case m.wake <- struct{}{}:
@@ -207,7 +207,7 @@ func (m *member) mend() {
 	defer m.mu.Unlock()
 	m.mends.Add(1)
 	if m.out.Swap(false) && len(m.group.members) > 1 {
-		m.group.log.Info("hsm: a token is in use again", "token", m.name, "after", time.Since(m.since).Round(time.Millisecond))
+		m.group.log.Info("hsm: a token is in use again", "token", m.cfg.logName(), "after", time.Since(m.since).Round(time.Millisecond).String())
 	}
 }
 

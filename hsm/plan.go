@@ -49,48 +49,37 @@ func PlanInit(ctx context.Context, cfg Config, o InitOptions) (Plan, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return Plan{}, err
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	t, err := cfg.alone()
 	if err != nil {
 		return Plan{}, err
 	}
-	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
-	defer t.pin.forget()
-	plan, err := t.planRootKeys(ctx, o)
-	return plan, errors.Join(err, m.release(cfg.Timeout))
+	plan := Plan{Checks: []Check{}, Make: []PlannedKey{}}
+	err = t.session(ctx, 0, func(s session) error { return s.planRootKeys(cfg, o, &plan) })
+	return plan, errors.Join(err, t.end())
 }
 
-func (t *token) planRootKeys(ctx context.Context, o InitOptions) (plan Plan, err error) {
-	plan = Plan{Checks: []Check{}, Make: []PlannedKey{}}
-	l, err := t.newBareLink(ctx, t.module.generation(), 0)
+// planRootKeys notes in plan what makeRootKeys would do.
+func (s session) planRootKeys(c Config, o InitOptions, plan *Plan) error {
+	plan.Token = s.link.token
+	kek, record, err := s.rootKeysThere(c)
 	if err != nil {
-		return plan, err
+		return err
 	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return plan, err
-	}
-	defer l.leave()
-	plan.Token = l.token
-	s := l.anchor
-	kek, record, err := s.rootKeysThere(t.cfg)
-	if err != nil {
-		return plan, err
-	}
-	checks, err := s.examine(t.cfg)
+	checks, err := s.examine(c)
 	plan.Checks = append(plan.Checks, slices.DeleteFunc(checks, isMissing)...)
 	if err != nil {
-		return plan, err
+		return err
 	}
-	l.plan = &plan
+	s.link.plan = plan
 	if !kek {
-		if err := s.makeKEK(t.cfg, o); err != nil {
-			return plan, err
+		if err := s.makeKEK(c, o); err != nil {
+			return err
 		}
 	}
 	if !record {
-		return plan, s.makeRecordKey(t.cfg.RecordKey, o)
+		return s.makeRecordKey(c.RecordKey, o)
 	}
-	return plan, nil
+	return nil
 }
 
 // isMissing reports whether c is about a key that is not there.

@@ -67,19 +67,21 @@ type signature struct {
 	PSS  bool        `json:"pss,omitempty"`  // RSASSA-PSS, with a salt as long as the digest; else RSA signs as in PKCS #1 v1.5
 }
 
-// newSignature returns how a digest is to be signed as crypto.Signer wants it.
-func newSignature(key KeyName, digest []byte, opts crypto.SignerOpts) (signature, error) {
-	q := signature{Key: key, Hash: opts.HashFunc()}
+// newSignature returns how a digest is to be signed as crypto.Signer wants it, also as
+// JSON.
+func newSignature(key KeyName, digest []byte, opts crypto.SignerOpts) (q signature, request []byte, err error) {
+	q = signature{Key: key, Hash: opts.HashFunc()}
 	if pss, ok := opts.(*rsa.PSSOptions); ok {
 		if l := pss.SaltLength; l != rsa.PSSSaltLengthAuto && l != rsa.PSSSaltLengthEqualsHash && l != q.Hash.Size() {
-			return q, fmt.Errorf("hsm: a salt of %d bytes: %w", l, kms.ErrUnsupported)
+			return q, nil, fmt.Errorf("hsm: a salt of %d bytes: %w", l, kms.ErrUnsupported)
 		}
 		q.PSS = true
 	}
 	if !q.Hash.Available() || len(digest) != q.Hash.Size() {
-		return q, fmt.Errorf("hsm: a digest of %d bytes that hash %d did not make: %w", len(digest), q.Hash, kms.ErrUnsupported)
+		return q, nil, fmt.Errorf("hsm: a digest of %d bytes that hash %d did not make: %w", len(digest), q.Hash, kms.ErrUnsupported)
 	}
-	return q, nil
+	request, err = json.Marshal(q)
+	return q, request, err
 }
 
 func (q signature) options() crypto.SignerOpts {

@@ -90,7 +90,7 @@ const (
 // startProcess starts a worker process.
 func startProcess(r *remote) (*process, error) {
 	p := &process{
-		remote: r, calls: make(map[uint64]*remoteCall), output: newOutput(r.log, r.cfg.tokenName()),
+		remote: r, calls: make(map[uint64]*remoteCall), output: newOutput(r.log, r.cfg.logName()),
 		ready: make(chan struct{}), closed: make(chan error, 1), ended: make(chan struct{}), waited: make(chan struct{}),
 	}
 	p.status.Store(new(workerStatus))

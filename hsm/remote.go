@@ -168,7 +168,7 @@ func (r *remote) keep(p *process) {
 		}
 		r.set(nil, nil)
 		p.reaped()
-		r.log.Error("hsm: the worker process of the module has ended; another one is started", "token", r.cfg.tokenName(), "pid", p.pid, "error", p.why(), "state", p.state())
+		r.log.Error("hsm: the worker process of the module has ended; another one is started", "token", r.cfg.logName(), "pid", p.pid, "error", p.why(), "state", p.state())
 		if time.Since(begun) >= steady {
 			pause = 0
 		}
@@ -197,11 +197,11 @@ func (r *remote) another(pause time.Duration) (*process, time.Duration) {
 		}
 		r.set(p, err)
 		if err == nil {
-			r.log.Info("hsm: a new worker process has the module", "token", r.cfg.tokenName(), "pid", p.pid, "after", time.Since(begun).Round(time.Millisecond))
+			r.log.Info("hsm: a new worker process has the module", "token", r.cfg.logName(), "pid", p.pid, "after", time.Since(begun).Round(time.Millisecond).String())
 			return p, pause
 		}
 		r.count(attempted(err))
-		r.log.Error("hsm: the worker process of the module cannot be used", "token", r.cfg.tokenName(), "error", err)
+		r.log.Error("hsm: the worker process of the module cannot be used", "token", r.cfg.logName(), "error", err)
 	}
 }
 

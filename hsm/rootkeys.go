@@ -73,7 +73,7 @@ func (s session) examineKey(what, label string, kind uint, rules []rule, found f
 	if err != nil {
 		return []Check{{What: what, Found: "not usable", Why: err.Error(), err: err}}, nil
 	}
-	checks, err := s.attest(what, key, kind, rules)
+	checks, err := s.checkAttributes(what, key, kind, rules)
 	if err != nil {
 		return nil, err
 	}

@@ -47,30 +47,22 @@ func BeginRotation(ctx context.Context, cfg Config, officer PIN) (MadeKEK, error
 	if len(cfg.Tokens) > 0 {
 		return MadeKEK{}, fmt.Errorf("hsm: tokens: begin with a configuration of one token, and copy its KEK to the others in the way of their maker before a gateway is told of it: %w", kms.ErrUnsupported)
 	}
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	t, err := cfg.alone()
 	if err != nil {
 		return MadeKEK{}, err
 	}
-	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
-	defer t.pin.forget()
 	so := &pinSource{from: officer}
 	defer so.forget()
-	made, err := t.beginRotation(ctx, so)
-	return made, errors.Join(err, m.release(cfg.Timeout))
+	var made MadeKEK
+	err = t.session(ctx, pkcs11.CKF_RW_SESSION, func(s session) (err error) {
+		made, err = t.beginRotation(s, so)
+		return err
+	})
+	return made, errors.Join(err, t.end())
 }
 
-func (t *token) beginRotation(ctx context.Context, officer *pinSource) (made MadeKEK, err error) {
-	l, err := t.newBareLink(ctx, t.module.generation(), pkcs11.CKF_RW_SESSION)
-	if err != nil {
-		return made, err
-	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return made, err
-	}
-	defer l.leave()
-	s := l.anchor
-	made.Token = l.token
+func (t *token) beginRotation(s session, officer *pinSource) (made MadeKEK, err error) {
+	made.Token = s.link.token
 	// The user has logged in first: a wrong PIN must not be found half way.
 	made.Label, err = s.missingKEK(t.cfg)
 	if err != nil {
@@ -85,7 +77,7 @@ func (t *token) beginRotation(ctx context.Context, officer *pinSource) (made Mad
 	if err := s.ready(t.cfg); err != nil {
 		return made, fmt.Errorf("the KEK %q was made, and is refused: %w", made.Label, err)
 	}
-	for _, k := range l.keks {
+	for _, k := range s.link.keks {
 		if k.label == made.Label {
 			made.ID = fmt.Sprintf("%x", k.id)
 			return made, s.canReplaceOthers(k)

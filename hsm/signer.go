@@ -61,11 +61,7 @@ func (s *Signer) Public() crypto.PublicKey { return s.public }
 // takes its own random data. With RSASSA-PSS the salt is as long as the digest, which
 // is what TLS wants (RFC 8446 4.2.3); other lengths are refused.
 func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q, err := newSignature(s.name, digest, opts)
-	if err != nil {
-		return nil, err
-	}
-	request, err := json.Marshal(q)
+	q, request, err := newSignature(s.name, digest, opts)
 	if err != nil {
 		return nil, err
 	}

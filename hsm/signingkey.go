@@ -72,11 +72,7 @@ type sessionKey struct {
 func (k sessionKey) Public() crypto.PublicKey { return k.public }
 
 func (k sessionKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	q, err := newSignature(k.name, digest, opts)
-	if err != nil {
-		return nil, err
-	}
-	request, err := json.Marshal(q)
+	q, request, err := newSignature(k.name, digest, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -95,33 +91,17 @@ func withSigningKey(ctx context.Context, cfg Config, fn func(session, KeyName) e
 		return err
 	}
 	cfg = cfg.EachToken()[0]
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	t, err := cfg.alone()
 	if err != nil {
 		return err
 	}
-	t := &token{cfg: cfg, module: m, pin: &pinSource{from: cfg.PIN}}
-	defer t.pin.forget()
-	err = m.lend(ctx)
+	err = t.module.lend(ctx)
 	if err == nil {
-		err = t.onAnchor(ctx, func(s session) error {
+		err = t.session(ctx, 0, func(s session) error {
 			return fn(s, KeyName{Object: cmp.Or(cfg.SigningKey, DefaultSigningKey)})
 		})
 	}
-	return errors.Join(err, m.release(cfg.Timeout))
-}
-
-// onAnchor runs fn in a session that has logged in, and is closed after it.
-func (t *token) onAnchor(ctx context.Context, fn func(session) error) error {
-	l, err := t.newBareLink(ctx, t.module.generation(), 0)
-	if err != nil {
-		return err
-	}
-	defer l.anchor.close()
-	if err := l.enter(ctx); err != nil {
-		return err
-	}
-	defer l.leave()
-	return fn(l.anchor)
+	return errors.Join(err, t.end())
 }
 
 func (s session) publicKeyOf(name KeyName) (crypto.PublicKey, error) {
@@ -160,8 +140,7 @@ func (s session) makeSigningKey(label string) error {
 		return err
 	}
 	optional := []uint{pkcs11.CKA_COPYABLE, pkcs11.CKA_DESTROYABLE, pkcs11.CKA_SIGN_RECOVER}
-	id := make([]byte, len(kekID{}))
-	rand.Read(id)
+	id := newObjectID()
 	for n := len(optional); ; n-- {
 		public, private, err := signingTemplates(id, label, optional[:n])
 		if err != nil {

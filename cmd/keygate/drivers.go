@@ -74,7 +74,7 @@ var singleRoots = []driver[kms.Root]{
 		name:       "pkcs11",
 		configured: func(f *file) bool { return f.Root.PKCS11 != nil },
 		check:      func(f *file) error { return f.Root.PKCS11.Check() },
-		about:      func(f *file) []any { return []any{"module", f.Root.PKCS11.Module, "token", f.Root.PKCS11.Token} },
+		about:      func(f *file) []any { return []any{"module", f.Root.PKCS11.Module, "token", f.Root.PKCS11.Names()} },
 		open: func(ctx context.Context, c *configuration, log *slog.Logger) (kms.Root, error) {
 			return hsm.Open(ctx, *c.Root.PKCS11, log)
 		},

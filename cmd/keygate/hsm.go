@@ -62,7 +62,11 @@ or keygate-sign, whose private key can sign and do nothing else: for checkpoints
 the audit log (audit.checkpoint) and attestations (keygate hsm attest).
 
 --dry-run makes nothing. It logs in once, as without it, and prints which keys are
-there and with which attributes the others would be made.
+there and with which attributes the others would be made. It is about the two root
+keys: --signing-key and --make-token are not for it.
+
+What cannot be changed later: whether the KEK can be replaced (--rotatable) and the
+keys copied (--copyable).
 
 --make-token first makes a token, for trials with SoftHSM2, unless there is one of
 that label. Tokens of a real HSM are made with the tool of its maker.`,
@@ -170,11 +174,14 @@ func describeMade(w io.Writer, made madeKeys) {
 		}
 		fmt.Fprintf(w, "%s:\t%s\n", key.name, state)
 	}
-	replaced := "it can be replaced (keygate hsm rotate)"
-	if !made.Rotatable {
-		replaced = "it can never be replaced"
+	replaced := "possible (keygate hsm rotate)"
+	switch {
+	case made.Copyable:
+		replaced = "not in this token, as its root keys can be copied (keygate hsm copy)"
+	case !made.Rotatable:
+		replaced = "never: what it wraps cannot be wrapped by another"
 	}
-	fmt.Fprintf(w, "end of the kek:\t%s\n", replaced)
+	fmt.Fprintf(w, "replacement of the kek:\t%s\n", replaced)
 }
 
 func describeToken(w io.Writer, t hsm.TokenInfo) {

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"strings"
 	"time"
 
@@ -88,7 +86,7 @@ func attest(ctx context.Context, cfg *configuration, nonce string) (hsm.Attestat
 	if cfg.Root.PKCS11 == nil || cfg.Root.PKCS11.SigningKey == "" {
 		return hsm.Attestation{}, errors.New("the configuration has no root.pkcs11.signing_key: without a key in the token nothing can be signed")
 	}
-	root, err := hsm.Open(ctx, *cfg.Root.PKCS11, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	root, err := hsm.Open(ctx, *cfg.Root.PKCS11, warnings())
 	if err != nil {
 		return hsm.Attestation{}, err
 	}
@@ -198,7 +196,7 @@ func notBeside(st hsm.Statement, others []attestationResult) (why []string) {
 // isNew returns an error if st is not the answer to the nonce, or too old.
 func (v *verifyAttestation) isNew(st hsm.Statement, now time.Time) error {
 	if v.nonce != "" && !strings.EqualFold(v.nonce, st.Nonce) {
-		return fmt.Errorf("%w: its nonce is %q", hsm.ErrStatement, st.Nonce)
+		return fmt.Errorf("%w: its nonce is %q, not %q", hsm.ErrStatement, st.Nonce, v.nonce)
 	}
 	if age := now.Sub(st.Time); v.maxAge > 0 && age.Abs() > v.maxAge {
 		return fmt.Errorf("%w: it is of %s, which is %s ago", hsm.ErrStatement, st.Time.Format(time.RFC3339), age.Round(time.Second))
@@ -211,7 +209,11 @@ func describeStatements(w io.Writer, results []attestationResult) {
 		describeToken(w, r.Token.TokenInfo)
 		fmt.Fprintf(w, "hardware, firmware:\t%s, %s\ntime:\t%s\ncluster:\t%s\nnonce:\t%s\n", r.Token.Hardware, r.Token.Firmware, r.Time.Format(time.RFC3339), r.Cluster, r.Nonce)
 		for _, k := range r.Keys {
-			fmt.Fprintf(w, "%s key:\t%s, CKA_ID %s, check value %s\n", k.Role, k.Label, k.ID, k.Check)
+			fmt.Fprintf(w, "%s:\t%s, CKA_ID %s", strings.Replace(k.Role+" key", "kek key", "kek", 1), k.Label, k.ID)
+			if k.Check != "" {
+				fmt.Fprintf(w, ", check value %s", k.Check)
+			}
+			fmt.Fprintln(w)
 		}
 		for _, weak := range r.Weak {
 			fmt.Fprintf(w, "WEAK:\t%s\n", weak)

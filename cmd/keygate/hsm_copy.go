@@ -16,7 +16,8 @@ func newHSMCopyCommand() *cobra.Command {
 		Long: `Copy the KEK and the record key of the token of the configuration FROM to that of
 TO, of any maker, which has neither yet. It is for keys that "keygate hsm init
 --copyable" made: others can never leave their token, and are cloned or backed up
-in the way of its maker (docs/operations.md).
+in the way of its maker (docs/operations.md). Both configurations name one token, and
+have root.pkcs11.copyable: allowed.
 
 The security officer of the first token lets them leave, wrapped by a key of the
 second, whose fingerprint both print. The check values of the keys that arrived were

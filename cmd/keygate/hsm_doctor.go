@@ -174,9 +174,12 @@ func describeKeys(w io.Writer, r hsm.Report) {
 }
 
 func describeVerdict(w io.Writer, r hsm.Report) {
-	if r.OK {
+	switch {
+	case r.OK:
 		fmt.Fprintln(w, "The token can be used.")
-	} else {
+	case r.Unfinished != "":
+		fmt.Fprintln(w, "The token could not be looked at to the end.")
+	default:
 		fmt.Fprintln(w, "The token is refused.")
 	}
 }

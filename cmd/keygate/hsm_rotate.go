@@ -28,7 +28,8 @@ func newRotateBeginCommand() *cobra.Command {
 		Long: `Make the KEK that the configuration names, as root.pkcs11.kek or one of other_keks,
 and that the token does not have yet. The security officer of the token gives it
 CKA_TRUSTED, which no other can, so that it may wrap what the present KEK has
-wrapped. Nothing uses it yet.
+wrapped. Nothing uses it yet. The configuration names one token; with several the new
+KEK is then cloned to the others in the way of their maker.
 
 Then make a backup of the token, tell all gateways of the new KEK in other_keks, and
 only when all know it make it their kek, with the old one in other_keks; then comes
@@ -72,7 +73,7 @@ key. What was done stays done: run it again after whatever ended it.`,
 		Args: cobra.NoArgs,
 	}
 	path := configFlag(cmd)
-	cmd.Flags().Float64Var(&rate, "rate", 0, "at most so many keys a second (0: as many as can be)")
+	cmd.Flags().Float64Var(&rate, "rate", 0, "at most so many records a second (0: as many as can be)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if rate < 0 {
@@ -99,7 +100,7 @@ func withKMS(ctx context.Context, path string, fn func(context.Context, *kms.KMS
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := warnings()
 	root, err := configured(roots, &cfg.file).open(ctx, cfg, log)
 	if err != nil {
 		return err
@@ -115,6 +116,12 @@ func withKMS(ctx context.Context, path string, fn func(context.Context, *kms.KMS
 		return err
 	}
 	return fn(ctx, k, cfg)
+}
+
+// warnings is the log of a command that opens what a gateway opens: on standard error,
+// without what only tells.
+func warnings() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
 // A progress tells now and then how far it is.
@@ -138,11 +145,11 @@ func (p *progress) tell(_ string, changed bool, err error) {
 		return
 	}
 	p.told = time.Now()
-	fmt.Fprintf(p.out, "keygate: %d keys done, of which %d were re-wrapped now\n", p.keys, p.changed)
+	fmt.Fprintf(p.out, "keygate: %d records done, of which %d were re-wrapped now\n", p.keys, p.changed)
 }
 
 func describeRewrap(w io.Writer, r kms.RewrapResult) {
-	fmt.Fprintf(w, "keys:\t%d\nre-wrapped:\t%d\ndeleted meanwhile:\t%d\nfailed:\t%d\n", r.Keys, r.Changed, r.Gone, r.Failed)
+	fmt.Fprintf(w, "records:\t%d\nre-wrapped:\t%d\ndeleted meanwhile:\t%d\nfailed:\t%d\n", r.Keys, r.Changed, r.Gone, r.Failed)
 }
 
 func newRotateStatusCommand() *cobra.Command {
@@ -213,7 +220,7 @@ func (s rotateStatus) done() bool {
 }
 
 func (s rotateStatus) text(w io.Writer) {
-	fmt.Fprintln(w, "KEK\trecords\tkeys")
+	fmt.Fprintln(w, "KEK\trecords\tkeys in them")
 	for _, k := range s.KEKs {
 		name := k.KEK
 		switch {
@@ -229,9 +236,13 @@ func (s rotateStatus) text(w io.Writer) {
 			continue
 		}
 		if k.Records > 0 {
-			fmt.Fprintf(w, "%s is needed, by %q and others: keygate hsm rotate run\n", k.KEK, k.Some)
+			others := ""
+			if k.Records > len(k.Some) {
+				others = fmt.Sprintf(" and %d others", k.Records-len(k.Some))
+			}
+			fmt.Fprintf(w, "%s is needed by %q%s: keygate hsm rotate run\n", k.KEK, k.Some, others)
 			continue
 		}
-		fmt.Fprintf(w, "No record needs %s. Backups of the key store from before %s do: keep it for as long as you keep these.\n", k.KEK, s.At.Format(time.RFC3339))
+		fmt.Fprintf(w, "No record needs %s. If any did, backups of the key store from before %s still do: keep it for as long as you keep these.\n", k.KEK, s.At.Format(time.RFC3339))
 	}
 }

@@ -66,13 +66,13 @@ func rootState(st *api.StatusResponse) string {
 	default:
 		kind = ", " + st.Root
 	}
+	if len(st.RootDegraded) > 0 {
+		return state(st.RootUnavailable) + kind + "; away: " + strings.Join(st.RootDegraded, ", ")
+	}
 	return rootHealth(st) + kind
 }
 
 func rootHealth(st *api.StatusResponse) string {
-	if len(st.RootDegraded) > 0 {
-		return state(st.RootUnavailable) + ", degraded: away is " + strings.Join(st.RootDegraded, ", ")
-	}
 	if st.RootOutage > 0 {
 		return state(st.RootUnavailable) + ", operations have failed for " + (time.Duration(st.RootOutage) * time.Second).String()
 	}

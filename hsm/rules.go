@@ -70,9 +70,9 @@ var privateRules = []rule{
 	{pkcs11.CKA_SIGN, "CKA_SIGN", true, "it is to sign", false},
 }
 
-// attest checks the attributes of a root key. The error is that of the token,
+// checkAttributes checks the attributes of a root key. The error is that of the token,
 // not what the checks say.
-func (s session) attest(label string, key pkcs11.ObjectHandle, kind uint, rules []rule) ([]Check, error) {
+func (s session) checkAttributes(label string, key pkcs11.ObjectHandle, kind uint, rules []rule) ([]Check, error) {
 	var checks []Check
 	for _, n := range []struct {
 		attribute uint
