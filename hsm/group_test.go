@@ -324,3 +324,16 @@ func TestTokensOfAConfiguration(t *testing.T) {
 		t.Error("a configuration of one token is refused")
 	}
 }
+
+// However long an op may wait for one token, there is time for it in another.
+func TestHS16_ATokenThatHangsLeavesTimeForAnother(t *testing.T) {
+	shims, cfg := pair(t)
+	cfg.Queue.Wait = cfg.Timeout
+	root := hsmtest.Open(t, cfg)
+	handle := newKey(t, root, kms.Encryption)
+	shims[0].fail("C_EncryptInit", fault{sleep: time.Hour})
+	for range 8 {
+		_, err := root.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
+		ok(t, err)
+	}
+}

@@ -146,7 +146,7 @@ const patience = 2
 func (m *member) doOnce(ctx context.Context, o *op) ([]byte, error) {
 	once := *o
 	once.once = true
-	limit := patience * m.cfg.Queue.Wait
+	limit := min(patience*m.cfg.Queue.Wait, m.cfg.Timeout/2) // the other needs time, too
 	if o.slow() {
 		limit = m.cfg.Timeout / 2
 	}
