@@ -3,6 +3,7 @@ package hsm_test
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -97,4 +98,23 @@ func TestOP10_AKeyThatIsNotWrappedAgainIsNoFaultOfTheToken(t *testing.T) {
 	if st := root.Tokens()[0]; !st.Works {
 		t.Errorf("it is out of use: %s", st.Why)
 	}
+}
+
+// Of two runs of a ceremony the slower one makes no second KEK of the name: neither could
+// be used then.
+func TestOP10_TwoCeremoniesMakeOneKEK(t *testing.T) {
+	c := newCeremony(t)
+	s, slow := shimBefore(t, c.f, softhsm.CopyOfModule(t, c.f), c.before)
+	s.fail("C_GenerateKey", fault{sleep: time.Second})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := hsm.BeginRotation(t.Context(), slow, hsm.PIN{File: c.f.SOFile})
+		ended <- err
+	}()
+	waitFor(t, func() bool { return s.calls("C_GenerateKey") > 0 })
+	c.begin(t)
+	err := <-ended
+	is(t, err, kms.ErrDenied)
+	says(t, err, "by now")
+	hsmtest.Open(t, c.after)
 }
