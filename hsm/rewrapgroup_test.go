@@ -69,24 +69,7 @@ func TestOP10_HS16_AGroupRewraps(t *testing.T) {
 	}
 }
 
-// What a token refuses to sign, or to wrap again, is no fault of the token: a client of
-// the server chooses how it is to sign, and one such key must not end the run over all.
-func TestHS12_WhatATokenRefusesToDoIsNoFaultOfIt(t *testing.T) {
-	s, cfg := shimmed(t)
-	r := hsmtest.Open(t, signing(t, cfg))
-	key, err := r.Signer(t.Context(), signingKey)
-	ok(t, err)
-	s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
-	is(t, signs(t, key), kms.ErrUnsupported)
-	for range 5 {
-		s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
-		_ = signs(t, key)
-	}
-	if st := r.Tokens()[0]; !st.Works || st.Trips > 0 {
-		t.Errorf("it is out of use: %s", st.Why)
-	}
-}
-
+// A key that the token does not wrap again must not end the run over all.
 func TestOP10_AKeyThatIsNotWrappedAgainIsNoFaultOfTheToken(t *testing.T) {
 	c := newCeremony(t)
 	c.begin(t)
