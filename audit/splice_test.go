@@ -100,3 +100,31 @@ func TestAU09_ARotationBetweenTwoRunsIsNoTampering(t *testing.T) {
 	}
 	killed.Close()
 }
+
+// A process that ended in the middle of a line, as when the disk is full or the power
+// fails, is no tampering: the next one has signed the piece with all before it.
+func TestAU09_APieceOfALineIsNoTampering(t *testing.T) {
+	key := newSigner(t)
+	file := filepath.Join(t.TempDir(), "audit.log")
+	killed := open(t, audit.Config{File: file, Checkpoint: audit.CheckpointConfig{Key: "k"}})
+	writeEntries(t, killed, 0, 5)
+	whole := contents(t, file)
+	torn := append(bytes.Clone(whole), whole[:len(whole)/7]...)
+	torn = torn[:len(whole)+40]
+	if err := os.WriteFile(file, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := signedLog(t, file, key, 0)
+	writeEntries(t, l, 5, 10)
+	closeLog(t, l)
+	text := contents(t, file)
+	if r := verify(t, key, text); !r.OK || r.Covered != r.Lines-1 {
+		t.Errorf("%+v", r)
+	}
+	changed := bytes.Clone(text)
+	changed[len(torn)-3] ^= 1
+	if r := verify(t, key, changed); r.OK {
+		t.Errorf("the piece was changed: %+v", r)
+	}
+	killed.Close()
+}

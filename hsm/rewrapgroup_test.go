@@ -3,6 +3,7 @@ package hsm_test
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -68,24 +69,7 @@ func TestOP10_HS16_AGroupRewraps(t *testing.T) {
 	}
 }
 
-// What a token refuses to sign, or to wrap again, is no fault of the token: a client of
-// the server chooses how it is to sign, and one such key must not end the run over all.
-func TestHS12_WhatATokenRefusesToDoIsNoFaultOfIt(t *testing.T) {
-	s, cfg := shimmed(t)
-	r := hsmtest.Open(t, signing(t, cfg))
-	key, err := r.Signer(t.Context(), signingKey)
-	ok(t, err)
-	s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
-	is(t, signs(t, key), kms.ErrUnsupported)
-	for range 5 {
-		s.fail("C_SignInit", fault{code: pkcs11.CKR_MECHANISM_INVALID, times: 2})
-		_ = signs(t, key)
-	}
-	if st := r.Tokens()[0]; !st.Works || st.Trips > 0 {
-		t.Errorf("it is out of use: %s", st.Why)
-	}
-}
-
+// A key that the token does not wrap again must not end the run over all.
 func TestOP10_AKeyThatIsNotWrappedAgainIsNoFaultOfTheToken(t *testing.T) {
 	c := newCeremony(t)
 	c.begin(t)
@@ -97,4 +81,23 @@ func TestOP10_AKeyThatIsNotWrappedAgainIsNoFaultOfTheToken(t *testing.T) {
 	if st := root.Tokens()[0]; !st.Works {
 		t.Errorf("it is out of use: %s", st.Why)
 	}
+}
+
+// Of two runs of a ceremony the slower one makes no second KEK of the name: neither could
+// be used then.
+func TestOP10_TwoCeremoniesMakeOneKEK(t *testing.T) {
+	c := newCeremony(t)
+	s, slow := shimBefore(t, c.f, softhsm.CopyOfModule(t, c.f), c.before)
+	s.fail("C_GenerateKey", fault{sleep: time.Second})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := hsm.BeginRotation(t.Context(), slow, hsm.PIN{File: c.f.SOFile})
+		ended <- err
+	}()
+	waitFor(t, func() bool { return s.calls("C_GenerateKey") > 0 })
+	c.begin(t)
+	err := <-ended
+	is(t, err, kms.ErrDenied)
+	says(t, err, "by now")
+	hsmtest.Open(t, c.after)
 }

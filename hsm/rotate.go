@@ -144,6 +144,13 @@ func (t *token) makeTrustedKEK(s session, label string, officer *pinSource) erro
 	if err := t.login(s); err != nil {
 		return err
 	}
+	// Another run may have been faster: of two KEKs with one label none can be used, and
+	// neither can be destroyed.
+	if there, err := s.isThere(label); err != nil {
+		return err
+	} else if there {
+		return fmt.Errorf("hsm: the token has a KEK %q by now, which this has not made: %w", label, kms.ErrDenied)
+	}
 	return s.keepCopy(first)
 }
 
