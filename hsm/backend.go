@@ -51,6 +51,7 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 		return nil, err
 	}
 	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same, closing: make(chan struct{})}
+	m.joined(t)
 	var l *link
 	if cfg.signs() {
 		err = m.lend(ctx)
@@ -126,6 +127,7 @@ func (t *token) info() TokenInfo {
 // It leaves calls that hang, and the module with them, alone.
 func (t *token) close() error {
 	close(t.closing)
+	t.module.left(t)
 	t.repair.stop()
 	err := errors.Join(t.pool.close(), t.keeper.close())
 	t.late.Wait()

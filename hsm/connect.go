@@ -10,7 +10,8 @@ import (
 
 // connect makes a link. If the token fails or is not there it tries once more
 // with the module initialised anew, since some modules see only then that a
-// token is back; not if the PIN is wrong or the token is refused.
+// token is back; not if the PIN is wrong or the token is refused, and seldom if that
+// costs another token its connection.
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
@@ -21,14 +22,17 @@ func (t *token) connect(ctx context.Context) (*link, error) {
 	case err != nil && t.wasConnected():
 		err = askedBefore(err)
 	}
-	if err == nil || !worthReset(err) {
+	if err == nil || !worthReset(err) || !t.module.mayReset(t) {
 		return l, err
 	}
 	if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
 		return nil, fmt.Errorf("%w; %w", err, resetErr)
 	}
 	l, err = t.newLink(ctx, t.module.generation())
-	if err != nil && t.wasConnected() {
+	switch {
+	case err == nil:
+		t.module.resetHelped()
+	case t.wasConnected():
 		err = askedBefore(err)
 	}
 	return l, err

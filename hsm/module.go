@@ -34,6 +34,7 @@ type sharedModule struct {
 	changing chan struct{} // has room for one that makes or destroys objects
 	guest    bool          // another part of the process initialised it, and so finalizes it
 	lender   lender
+	resets   resets
 
 	mu   sync.Mutex
 	gen  atomic.Uint64 // counts initialisations; whatever has a handle of an older one is stale; set under mu

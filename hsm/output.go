@@ -33,6 +33,9 @@ const (
 	outputBurst = 32 // lines at once
 	outputRate  = 8  // lines a second after that
 	outputLine  = 512
+	// outputSeen is how much of a line is searched for the PIN, before it is cut: one
+	// that begins in what is shown is found whole.
+	outputSeen = outputLine + maxPIN
 	// hideTime is how long after a login its PIN is looked for.
 	hideTime = time.Second
 )
@@ -44,7 +47,7 @@ func newOutput(log *slog.Logger, token string) *output {
 // lines logs the lines of r until it ends.
 func (o *output) lines(r io.ReadCloser, pid int) {
 	defer r.Close()
-	in := bufio.NewReaderSize(r, outputLine)
+	in := bufio.NewReaderSize(r, outputSeen)
 	traces := false
 	for rest := false; ; { // rest: of a line whose beginning was logged
 		line, err := in.ReadSlice('\n')

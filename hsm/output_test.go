@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 )
@@ -82,5 +83,34 @@ x0 0x4b4b4b
 		"github.com/keygate/keygate/hsm.session.mac", "created by main.main in goroutine 1"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("logged is %q", got)
+	}
+}
+
+// A line that is cut is cut after the PIN was looked for: of one across the cut nothing
+// is shown.
+func TestOutputHidesAPINAcrossTheCut(t *testing.T) {
+	var log bytes.Buffer
+	o := outputTo(&log)
+	o.hide([]byte("4711-pin"))
+	line := strings.Repeat("x", outputLine-5) + "4711-pin and more"
+	if got := written(o, &log, line+"\n"); len(got) != 1 || strings.Contains(log.String(), "4711") {
+		t.Errorf("logged is %q", got)
+	}
+	here, there := net.Pipe()
+	defer here.Close()
+	p := newPipe(there, maxReply)
+	go func() { _ = p.write() }()
+	defer p.close()
+	go slog.New(&remoteLog{pipe: p}).Warn(line, "error", line)
+	log.Reset()
+	frames := newPipe(here, maxReply)
+	_ = frames.read(func(f frame) error {
+		if err := o.record(f.body, 7); err != nil {
+			t.Error(err)
+		}
+		return io.EOF
+	})
+	if text := log.String(); text == "" || strings.Contains(text, "4711") {
+		t.Errorf("logged is %q", text)
 	}
 }

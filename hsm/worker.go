@@ -396,7 +396,8 @@ func (l *remoteLog) Handle(_ context.Context, r slog.Record) error {
 	return l.pipe.sendJSON(frameLog, 0, line)
 }
 
-func clip(s string) string { return s[:min(len(s), outputLine)] }
+// clip cuts what is sent to be logged. The gateway cuts it again; see outputSeen.
+func clip(s string) string { return s[:min(len(s), outputSeen)] }
 
 func (l *remoteLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 	with := &remoteLog{pipe: l.pipe, attrs: append([]string(nil), l.attrs...)}
