@@ -336,4 +336,9 @@ func TestHS16_ATokenThatHangsLeavesTimeForAnother(t *testing.T) {
 		_, err := root.Encrypt(t.Context(), handle, []byte("plaintext"), nil)
 		ok(t, err)
 	}
+	if root.Tokens()[0].Works {
+		t.Error("a token that hangs is in use")
+	}
+	shims[0].heal()
+	waitFor(t, func() bool { return root.Tokens()[0].Works })
 }

@@ -130,7 +130,7 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 	result, err := b.do(ctx, o)
 	switch {
 	case life != m.mends.Load(): // it tells of a fault that has ended
-	case errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < m.cfg.Queue.Wait: // its caller had no time left
+	case errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < min(m.cfg.Queue.Wait, m.cfg.Timeout/4): // its caller had no time left
 	default:
 		m.learn(ctx, o, err)
 	}
