@@ -3,6 +3,7 @@ package hsm_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -341,4 +342,45 @@ func TestHS16_ATokenThatHangsLeavesTimeForAnother(t *testing.T) {
 	}
 	shims[0].heal()
 	waitFor(t, func() bool { return root.Tokens()[0].Works })
+}
+
+// Many keys are asked for at once that are not loaded, in tokens that take their time:
+// that they have much to do is no reason to put both out of use.
+func TestHS16_AColdStartTripsNoToken(t *testing.T) {
+	shims, cfg := pair(t)
+	cfg.Sessions, cfg.Timeout = 16, 2*time.Second
+	maker := hsmtest.Open(t, cfg)
+	var handles, sealed [][]byte
+	for range 300 {
+		h := newKey(t, maker, kms.Encryption)
+		c, err := maker.Encrypt(t.Context(), h, []byte("plaintext"), nil)
+		ok(t, err)
+		handles, sealed = append(handles, h), append(sealed, c)
+	}
+	for name, cfg := range map[string]hsm.Config{"in-process": cfg, "worker": isolated(cfg)} {
+		t.Run(name, func(t *testing.T) {
+			root := hsmtest.Open(t, cfg)
+			for _, s := range shims {
+				s.fail("C_UnwrapKey", fault{sleep: 60 * time.Millisecond})
+			}
+			defer func() { shims[0].heal(); shims[1].heal() }()
+			var wg sync.WaitGroup
+			var failed atomic.Int64
+			for i, h := range handles {
+				wg.Go(func() {
+					if _, err := root.Decrypt(caller(t, fmt.Sprint(i)), h, sealed[i], nil); err != nil {
+						failed.Add(1)
+						is(t, err, kms.ErrUnavailable)
+					}
+				})
+			}
+			wg.Wait()
+			t.Logf("%d of %d failed, %d were moved", failed.Load(), len(handles), root.Moved())
+			for _, st := range root.Tokens() {
+				if st.Trips != 0 {
+					t.Errorf("%s was put out of use: %v", st.Name, st.Why)
+				}
+			}
+		})
+	}
 }

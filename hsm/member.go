@@ -24,6 +24,7 @@ type member struct {
 	failed  atomic.Int64 // of them, in a row
 	out     atomic.Bool  // the breaker is open: it is used only if no other works
 	mends   atomic.Uint64
+	good    [opKindAfter]atomic.Int64 // when an op of the kind ended well, in nanoseconds since 1970
 	wake    chan struct{}
 
 	backend atomic.Pointer[backend]
@@ -130,28 +131,25 @@ func (m *member) do(ctx context.Context, o *op) ([]byte, error) {
 	result, err := b.do(ctx, o)
 	switch {
 	case life != m.mends.Load(): // it tells of a fault that has ended
-	case errors.Is(err, context.DeadlineExceeded) && time.Since(begun) < min(m.cfg.Queue.Wait, m.cfg.Timeout/4): // its caller had no time left
+	case errors.Is(err, context.DeadlineExceeded) && (time.Since(begun) < min(m.cfg.Queue.Wait, m.cfg.Timeout/4) || m.good[o.kind].Load() > begun.UnixNano()):
+		// Its caller had no time left, or the token had no place for it: it has done
+		// others of the kind meanwhile.
 	default:
+		if err == nil {
+			m.good[o.kind].Store(time.Now().UnixNano())
+		}
 		m.learn(ctx, o, err)
 	}
 	return result, err
 }
-
-// patience is how long an op that another token may do waits for this one, in
-// multiples of the queue's longest wait.
-const patience = 2
 
 // doOnce does o once, and does not wait until the end of ctx, as there is another
 // token.
 func (m *member) doOnce(ctx context.Context, o *op) ([]byte, error) {
 	once := *o
 	once.once = true
-	limit := min(patience*m.cfg.Queue.Wait, m.cfg.Timeout/2) // the other needs time, too
-	if o.slow() {
-		limit = m.cfg.Timeout / 2
-	}
 	w := new(within.Context)
-	w.Begin(ctx, time.Now().Add(limit))
+	w.Begin(ctx, time.Now().Add(m.cfg.Timeout/2)) // the other needs time, too
 	defer w.Stop()
 	return m.do(w, &once)
 }

@@ -49,6 +49,12 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if o.once && !o.slow() {
+		w := new(within.Context)
+		w.Begin(ctx, time.Now().Add(patience*t.cfg.Queue.Wait))
+		defer w.Stop()
+		ctx = w
+	}
 	a, b, own := copies(o.a, o.b)
 	// What runs late reads none of o's slices: they are the caller's, who may leave
 	// before the call ends.
@@ -65,6 +71,10 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	}
 	return result, err
 }
+
+// patience is how long an op that another token may do waits for a call of this one,
+// once its key is loaded, in multiples of the queue's longest wait.
+const patience = 2
 
 func wipe(late []byte) { clear(late) }
 
