@@ -433,6 +433,12 @@ func TestAWorkerEndsWithItsGateway(t *testing.T) {
 				waitFor(t, func() bool { return s.inside("C_Sign") > 0 })
 			case "stop":
 				ok(t, syscall.Kill(pid, syscall.SIGSTOP))
+				// When its group is orphaned the kernel continues a process that is
+				// stopped, not one that is about to be: setpgid(2), POSIX _exit.
+				waitFor(t, func() bool {
+					status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+					return err == nil && bytes.Contains(status, []byte("State:\tT"))
+				})
 			}
 			begun := time.Now()
 			ok(t, cmd.Process.Kill())
