@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-var churn = flag.Int("soak.churn", 3, "how often one of two tokens is taken away and brought back")
+var churn = flag.Int("soak.churn", 1, "how often one of two tokens is taken away and brought back")
 
 const (
 	outOfUse   = "hsm: a token is out of use; the others do its work"
