@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/keygate/keygate/envelope"
 )
@@ -43,7 +44,12 @@ type sealer struct {
 
 // use puts b in the place of the current branch key, for life.
 func (s *sealer) use(b *branch, life time.Duration) {
-	b.sealed = time.AfterFunc(life, func() { s.current.CompareAndSwap(b, nil) })
+	gone := weak.Make(b) // as in openedCache.put
+	b.sealed = time.AfterFunc(life, func() {
+		if b := gone.Value(); b != nil {
+			s.current.CompareAndSwap(b, nil)
+		}
+	})
 	s.current.Swap(b).retire()
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/keygate/keygate/envelope"
 )
@@ -62,7 +63,13 @@ func (c *openedCache) put(b *branch, epoch uint64, limit int, life time.Duration
 		if c.epoch.Load() != epoch {
 			return
 		}
-		b.opened = time.AfterFunc(life, func() { c.remove(b) })
+		// The runtime lets go of a timer that was stopped when it likes to.
+		gone := weak.Make(b)
+		b.opened = time.AfterFunc(life, func() {
+			if b := gone.Value(); b != nil {
+				c.remove(b)
+			}
+		})
 		entries[string(b.wrapped)] = b
 	})
 	for c.count.Load() > int64(limit) {
