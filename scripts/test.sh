@@ -43,7 +43,7 @@ lint() {
 
 # patient are the packages whose tests wait most of the time and hold the program to no
 # short times, those of servers and others.
-patient='/keystore/|/vault|/aws|/client$|/mirror$|/test/(cluster|soak)$'
+patient='/keystore/|/vault|/aws|/client$|/cmd/keygate$|/mirror$|/test/(cluster|matrix|soak)$'
 
 # servers are the packages whose tests wait for servers of others most of the time.
 servers='/keystore/(etcd|postgres|secretsmanager|vaultkv)|/vault/vaultapi|/awsapi'
