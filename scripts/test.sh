@@ -6,7 +6,8 @@
 #   fips   all tests again, built as what is shipped: with Go's FIPS 140-3
 #          validated module, nothing else of Go's cryptography allowed, and
 #          runtime/secret
-#   fuzz   each fuzz target for $FUZZTIME; skipped if that is empty
+#   fuzz   each fuzz target for $FUZZTIME, but for those in files whose path has
+#          $FUZZSKIP in it; skipped if $FUZZTIME is empty
 #   roots  the suite of roots of trust on each root, and which were skipped
 #   vuln   known vulnerabilities, from $VULNDB; skipped if that is empty
 #   asan   package hsm with the address sanitizer
@@ -130,6 +131,7 @@ fuzz() {
 	[ -n "${FUZZTIME:-}" ] || return 0
 	local file target
 	while IFS=: read -r file target; do
+		[[ -z "${FUZZSKIP:-}" || $file != *$FUZZSKIP* ]] || continue
 		say "$target in $file, $FUZZTIME"
 		$go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZTIME" "$(dirname "$file")"
 	done < <(grep -roE --include='*_test.go' '^func Fuzz\w+' . | sed 's/func //' | sort)
