@@ -8,10 +8,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/newfile"
 )
 
 // The file of the root key, mode 0600: a line that says what it is, and the key,
@@ -33,7 +33,7 @@ func Init(cfg Config) (made bool, err error) {
 		return false, fmt.Errorf("local: init: %w", err)
 	}
 	defer clear(text)
-	err = create(cfg.File, text)
+	err = newfile.Create(cfg.File, text)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, fmt.Errorf("local: init: %w", err)
 	}
@@ -53,31 +53,6 @@ func newKeyFile() ([]byte, error) {
 	text = append(text, fileHead...)
 	text = hex.AppendEncode(text, key)
 	return append(text, '\n'), nil
-}
-
-// create puts a file in place, whole and durable, or not at all: a crash leaves
-// no part of a key under its name. A file that is there is fs.ErrExist.
-func create(path string, text []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".keygate-root-*") // mode 0600, O_EXCL
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readKey returns the key in a file of Init, for the caller to wipe.

@@ -12,10 +12,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/newfile"
 )
 
 // The file of the record key: a line that says what it is, the handle of the record
@@ -91,37 +91,12 @@ func makeRecordKey(ctx context.Context, cfg Config, members [2]Member, log *slog
 	check, err := r.MAC(ctx, b, []byte(proofOfFile))
 	if err == nil {
 		text := fileHead + base64.StdEncoding.EncodeToString(b) + "\n" + base64.StdEncoding.EncodeToString(check[:]) + "\n"
-		err = create(cfg.RecordKeyFile, []byte(text))
+		err = newfile.Create(cfg.RecordKeyFile, []byte(text))
 	}
 	if err != nil {
 		r.discard(ctx, h.halves)
 	}
 	return err
-}
-
-// create puts a file in place, whole and durable, or not at all. A file that is there
-// is fs.ErrExist.
-func create(path string, text []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".keygate-mirror-*") // mode 0600, O_EXCL
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // readRecordKey reads a file of Init.
