@@ -24,7 +24,11 @@ func TestHS06_CloseDoesNotWaitForALoginThatHangs(t *testing.T) {
 	if os.Getenv("KEYGATE_LONG") == "" {
 		t.Skip("KEYGATE_LONG is not set: Close waits for 10 s for a connection that is being made")
 	}
-	s, cfg := shimmed(t)
+	// The library stays initialised when a call hangs in it: not that of other tests.
+	f := softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(f))
+	ok(t, err)
+	s, cfg := shimBefore(t, f, softhsm.CopyOfModule(t, f), configOf(f))
 	r, err := hsm.Open(t.Context(), cfg, quiet())
 	ok(t, err)
 	s.fail("C_Login", fault{sleep: time.Hour})
