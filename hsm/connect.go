@@ -25,10 +25,15 @@ func (t *token) connect(ctx context.Context) (*link, error) {
 	if err == nil || !worthReset(err) || !t.module.mayReset(t) {
 		return l, err
 	}
-	if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
-		return nil, fmt.Errorf("%w; %w", err, resetErr)
+	for s := new(search); ; {
+		if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
+			return nil, fmt.Errorf("%w; %w", err, resetErr)
+		}
+		gen = t.module.generation()
+		if l, err = t.newLink(ctx, gen); !s.again(ctx, err) || !t.module.mayReset(t) {
+			break
+		}
 	}
-	l, err = t.newLink(ctx, t.module.generation())
 	switch {
 	case err == nil:
 		t.module.resetHelped()

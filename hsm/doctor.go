@@ -54,7 +54,7 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 		return report, err
 	}
 	t.finalTry = how.FinalTry
-	err = t.look(ctx, &report)
+	err = t.module.seek(ctx, func() error { return t.look(ctx, &report) })
 	if err == nil {
 		err = t.session(ctx, 0, func(s session) error { return s.report(ctx, cfg, &report, how) })
 	}

@@ -110,13 +110,16 @@ var codes = map[uint]class{
 
 	pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED: moduleFault,
 
-	pkcs11.CKR_PIN_INCORRECT:            pinFault,
-	pkcs11.CKR_PIN_INVALID:              pinFault,
-	pkcs11.CKR_PIN_LEN_RANGE:            pinFault,
-	pkcs11.CKR_PIN_EXPIRED:              pinFault,
-	pkcs11.CKR_PIN_LOCKED:               pinFault,
-	pkcs11.CKR_USER_PIN_NOT_INITIALIZED: pinFault,
-	pkcs11.CKR_USER_TYPE_INVALID:        pinFault,
+	pkcs11.CKR_PIN_INCORRECT:     pinFault,
+	pkcs11.CKR_PIN_INVALID:       pinFault,
+	pkcs11.CKR_PIN_LEN_RANGE:     pinFault,
+	pkcs11.CKR_PIN_EXPIRED:       pinFault,
+	pkcs11.CKR_PIN_LOCKED:        pinFault,
+	pkcs11.CKR_USER_TYPE_INVALID: pinFault,
+
+	// The token has no PIN to hold this one against, so that it counts no try. SoftHSM
+	// 2.6.1 also says so while another process logs in (measured).
+	pkcs11.CKR_USER_PIN_NOT_INITIALIZED: tokenFault,
 
 	ckrActionProhibited:                   requestFault,
 	pkcs11.CKR_ARGUMENTS_BAD:              requestFault,

@@ -34,7 +34,11 @@ func (t *token) end() error {
 // session runs fn in a session, opened with flags, that has logged in; it is closed
 // after it. Nothing is known of the root keys.
 func (t *token) session(ctx context.Context, flags uint, fn func(session) error) error {
-	l, err := t.newBareLink(ctx, t.module.generation(), flags)
+	var l *link
+	err := t.module.seek(ctx, func() (err error) {
+		l, err = t.newBareLink(ctx, t.module.generation(), flags)
+		return err
+	})
 	if err != nil {
 		return err
 	}

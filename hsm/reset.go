@@ -54,6 +54,13 @@ func (m *module) mayReset(t *token) bool {
 	return true
 }
 
+// serves reports whether the library serves a Root at this time.
+func (r *resets) serves() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.servesOthers(nil)
+}
+
 func (r *resets) servesOthers(t *token) bool {
 	for other := range r.users {
 		if other != t && other.link.Load().usable() {

@@ -122,7 +122,7 @@ func (m *module) notOne(c Config, tokens, found []slotToken) error {
 	if soft, err := m.isSoftHSM(); err == nil && soft {
 		text += "; SOFTHSM2_CONF, which says where SoftHSM has its tokens, is " + cmp.Or(os.Getenv("SOFTHSM2_CONF"), "not set")
 	}
-	return &notFoundError{text: text}
+	return &notFoundError{text: text, token: true}
 }
 
 // labels says which tokens there are.
@@ -150,7 +150,10 @@ func (m *module) isSoftHSM() (bool, error) {
 
 // A notFoundError says that a token or a key is not there. It may come back,
 // so it is ErrUnavailable.
-type notFoundError struct{ text string }
+type notFoundError struct {
+	text  string
+	token bool // it is a token, which may be there and not be shown; see search
+}
 
 func (e *notFoundError) Error() string { return "hsm: " + e.text }
 func (e *notFoundError) Unwrap() error { return kms.ErrUnavailable }
