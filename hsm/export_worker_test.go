@@ -23,6 +23,9 @@ func (r *Root) WorkerPID() int {
 // StallTime is how long a worker that has stopped goes unnoticed at the most.
 const StallTime = (missedTicks + 1) * tickTime
 
+// WantsToRun is for TestAWorkerThatGetsNoProcessor.
+var WantsToRun = wantsToRun
+
 // Kinds of frames of a worker.
 const (
 	FrameReady  = uint8(frameReady)

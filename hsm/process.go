@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -78,11 +79,13 @@ const (
 	ownProgram = "/proc/self/exe"
 	workerFD   = 3
 
-	// A worker that has not answered for missedTicks of tickTime is stopped, or so
-	// slow that it is of no use: 360 to 450 ms. Ticks that a gateway missed because it
-	// stood still itself do not count.
-	tickTime    = 90 * time.Millisecond
-	missedTicks = 4
+	// A worker that has not answered for missedTicks of tickTime, 360 to 450 ms, is
+	// stopped. One that would run if the machine had time for it is of no use either
+	// after starvedTicks, 1.8 s: another one would take as long to start. Ticks that a
+	// gateway missed because it stood still itself do not count.
+	tickTime     = 90 * time.Millisecond
+	missedTicks  = 4
+	starvedTicks = 20
 	// maxCalls bounds the ops in a worker. Far fewer wait there: see Queue.
 	maxCalls = 1 << 16
 )
@@ -245,7 +248,7 @@ func (p *process) watch() {
 		case p.begun.Load(): // before, the time to start counts
 			missed++
 		}
-		if missed >= missedTicks {
+		if missed >= starvedTicks || missed >= missedTicks && !wantsToRun(p.pid) {
 			p.stop(errStalled)
 			return
 		}
@@ -255,6 +258,20 @@ func (p *process) watch() {
 		}
 		_ = p.pipe.send(framePing, 0, nil)
 	}
+}
+
+// wantsToRun reports whether a thread of a process runs, waits for a processor or waits
+// for a page of memory: states R and D of proc_pid_stat(5). It does not where that
+// cannot be known.
+func wantsToRun(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		stat, _ := os.ReadFile(path) // PID (NAME) STATE ...; the name may hold anything
+		if _, state, found := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") ")); found && len(state) > 0 && (state[0] == 'R' || state[0] == 'D') {
+			return true
+		}
+	}
+	return false
 }
 
 // refreshTime is how long refresh waits.
