@@ -51,7 +51,7 @@ test-asan: ## pass tests of package hsm with the address sanitizer of C (minutes
 
 faults: ## run the fault matrix of the HSM, and write docs/hsm-faults.md
 	@scripts/packages.sh test
-	@CI=true go test ./hsm -count=1 -v -run FaultMatrix -args -update
+	@CI=true KEYGATE_LONG=1 go test ./hsm -count=1 -v -timeout 1h -run 'FaultMatrix|MatrixOfCeremonies' -args -update
 
 soak: ## run a gateway under a mixed load for SOAK (default 60m), with and without the race detector, and judge whether it grows
 	@scripts/packages.sh test

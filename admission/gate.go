@@ -219,16 +219,23 @@ func (g *Gate) watch() {
 	tick := time.NewTicker(max(g.limits.Patience/2, time.Millisecond))
 	defer tick.Stop()
 	for now := range tick.C {
+		if !g.waited() {
+			return
+		}
 		g.park(now)
 		g.mu.Lock()
 		g.admit()
-		if g.turns.Len() == 0 {
-			g.watching = false
-			g.mu.Unlock()
-			return
-		}
 		g.mu.Unlock()
 	}
+}
+
+// waited reports whether works wait: if none does, nothing is taken from those that
+// run, and watch ends.
+func (g *Gate) waited() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watching = g.turns.Len() > 0
+	return g.watching
 }
 
 func (g *Gate) park(now time.Time) {

@@ -166,6 +166,7 @@ func TestWorkThatWaitsForOthersGivesItsPlaceOn(t *testing.T) {
 		third, fourth := enter(t, g, &f), enter(t, g, &f)
 		is(t, g, 2, 0, 2)
 		busy(t, g, &f) // half of those that may be parked are this flow's
+		synctest.Wait()
 		g.Leave(enter(t, g, &other))
 		g.Leave(first)
 		g.Leave(second)

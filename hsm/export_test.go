@@ -45,11 +45,14 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 // tools do.
 func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
 	return inModule(ctx, path, func(m *module) error {
-		slot, err := m.slotFor("a label that no token has")
+		slot, _, err := m.slotFor("a label that no token has")
 		if err != nil {
 			return err
 		}
-		return m.initToken(slot, label, officerPIN, userPIN)
+		if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
+			return answered("C_InitToken", err)
+		}
+		return m.initPIN(slot, officerPIN, userPIN)
 	})
 }
 

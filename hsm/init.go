@@ -223,12 +223,10 @@ func (s session) generate(mechanism uint, label string, template []*pkcs11.Attri
 		if first == nil {
 			first = answered("C_GenerateKey", err)
 		}
-		if err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
-			c, _ := classOf(answered("C_GenerateKey", err))
-			there, findErr := s.isThere(label)
-			if !c.unsure() || there || findErr != nil {
-				return 0, errors.Join(answered("C_GenerateKey", err), findErr)
-			}
+		c, _ := classOf(answered("C_GenerateKey", err))
+		there, findErr := s.isThere(label)
+		if there || findErr != nil || !c.unsure() && err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+			return 0, errors.Join(answered("C_GenerateKey", err), findErr)
 		}
 	}
 	return 0, first

@@ -18,16 +18,22 @@ var ErrTokenExists = errors.New("hsm: a token of this label is there already")
 // InitToken makes a token in the first slot of the module that has none, with
 // a label of at most 32 bytes, a PIN for its security officer and one for its
 // user. If one of that label is there it returns ErrTokenExists: with two, none
-// could be told from the other. It is for tokens of SoftHSM, and refuses another
+// could be told from the other. One whose user has no PIN yet, as of an InitToken that
+// was ended, gets it. It is for tokens of SoftHSM, and refuses another
 // module: a token that guards keys is made with the tool of its maker, whose PINs
 // do not pass through this process.
 func InitToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
 	return inModule(ctx, path, func(m *module) error {
-		slot, err := m.slotFor(label)
+		slot, begun, err := m.slotFor(label)
 		if err != nil {
 			return err
 		}
-		return m.initToken(slot, label, officerPIN, userPIN)
+		if !begun {
+			if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
+				return answered("C_InitToken", err)
+			}
+		}
+		return m.initPIN(slot, officerPIN, userPIN)
 	})
 }
 
@@ -45,10 +51,8 @@ func inModule(ctx context.Context, path string, fn func(*module) error) error {
 	return errors.Join(err, m.release(DefaultTimeout))
 }
 
-func (m *module) initToken(slot uint, label, officerPIN, userPIN string) error {
-	if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
-		return answered("C_InitToken", err)
-	}
+// initPIN gives the user of a token a PIN.
+func (m *module) initPIN(slot uint, officerPIN, userPIN string) error {
 	session, err := m.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return answered("C_OpenSession", err)
@@ -60,23 +64,27 @@ func (m *module) initToken(slot uint, label, officerPIN, userPIN string) error {
 	return answered("C_InitPIN", m.ctx.InitPIN(session, userPIN))
 }
 
-// slotFor returns a slot in which a token with this label may be made.
-func (m *module) slotFor(label string) (uint, error) {
+// slotFor returns a slot in which a token with this label may be made, or was, but
+// its user has no PIN.
+func (m *module) slotFor(label string) (slot uint, begun bool, err error) {
 	if soft, err := m.isSoftHSM(); err != nil {
-		return 0, err
+		return 0, false, err
 	} else if !soft {
-		return 0, fmt.Errorf("hsm: %s is not SoftHSM: make the token with the tool of its maker: %w", m.path, kms.ErrUnsupported)
+		return 0, false, fmt.Errorf("hsm: %s is not SoftHSM: make the token with the tool of its maker: %w", m.path, kms.ErrUnsupported)
 	}
 	tokens, err := m.tokens()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	free := slices.IndexFunc(tokens, func(t slotToken) bool { return !t.made() })
+	same := slices.IndexFunc(tokens, func(t slotToken) bool { return t.info.Label == label && t.made() })
 	switch {
-	case slices.ContainsFunc(tokens, func(t slotToken) bool { return t.info.Label == label && t.made() }):
-		return 0, fmt.Errorf("%w: %q", ErrTokenExists, label)
+	case same >= 0 && tokens[same].info.Flags&pkcs11.CKF_USER_PIN_INITIALIZED == 0:
+		return tokens[same].slot, true, nil
+	case same >= 0:
+		return 0, false, fmt.Errorf("%w: %q", ErrTokenExists, label)
 	case free < 0:
-		return 0, fmt.Errorf("hsm: every slot of the module has a token: %w", kms.ErrUnsupported)
+		return 0, false, fmt.Errorf("hsm: every slot of the module has a token: %w", kms.ErrUnsupported)
 	}
-	return tokens[free].slot, nil
+	return tokens[free].slot, false, nil
 }

@@ -151,12 +151,12 @@ func (t *token) makeTrustedKEK(s session, label string, officer *pinSource) erro
 	} else if there {
 		return fmt.Errorf("hsm: the token has a KEK %q by now, which this has not made: %w", label, kms.ErrDenied)
 	}
-	return s.keepCopy(first)
+	return s.keepCopy(first, label)
 }
 
 // keepCopy copies a public session object to a private token object that nobody can
-// change any more.
-func (s session) keepCopy(first pkcs11.ObjectHandle) error {
+// change any more. It makes no second one, whatever the token says of the first.
+func (s session) keepCopy(first pkcs11.ObjectHandle, label string) error {
 	template := []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
@@ -169,11 +169,11 @@ func (s session) keepCopy(first pkcs11.ObjectHandle) error {
 	} {
 		_, err := s.link.module.ctx.CopyObject(s.handle, first, append(template[:len(template):len(template)], last...))
 		err = answered("C_CopyObject", err)
-		if c, ok := classOf(err); !ok || c != requestFault {
+		if c, ok := classOf(err); !ok || c != requestFault || len(last) == 1 {
 			return err
 		}
-		if len(last) == 1 {
-			return err
+		if there, findErr := s.isThere(label); there || findErr != nil {
+			return errors.Join(err, findErr)
 		}
 	}
 	return nil

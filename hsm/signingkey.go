@@ -154,6 +154,9 @@ func (s session) makeSigningKey(label string) error {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Code != pkcs11.CKR_ATTRIBUTE_TYPE_INVALID || n == 0 {
 			return err
 		}
+		if findErr := s.isFree(label); findErr != nil {
+			return errors.Join(err, findErr)
+		}
 	}
 }
 

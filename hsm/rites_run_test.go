@@ -1,0 +1,191 @@
+package hsm_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+)
+
+// A riteFinding is what was found in a cell.
+type riteFinding struct {
+	Cell riteCell
+	Told string
+	Why  string // if Told is wrong
+}
+
+const ritesEnv = "KEYGATE_TEST_RITES" // "part file"
+
+// TestRitesPart runs in a child process, as TestMatrixPart does.
+func TestRitesPart(t *testing.T) {
+	var part int
+	var path string
+	if n, _ := fmt.Sscan(os.Getenv(ritesEnv), &part, &path); n != 2 {
+		t.Skip("a child of TestHS01_F4_TheMatrixOfCeremonies")
+	}
+	long := os.Getenv("KEYGATE_LONG") == "1"
+	codes := riteCodes
+	if !long {
+		codes = append(slices.Clone(someCodes), pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)
+	}
+	var found []riteFinding
+	n := 0
+	for i, x := range allRites {
+		if !long && i%matrixParts != part { // to prepare them takes longer than they do
+			continue
+		}
+		r := newRites(t, x)
+		for _, c := range riteCells(x.name, r.functions(), codes) {
+			if !long && (!onlyInRites(c.Function) || c.Mode != once && c.Mode != after && c.Mode != abort) {
+				continue
+			}
+			if n++; long && n%matrixParts != part {
+				continue
+			}
+			told, err := r.cell(c.cell)
+			f := riteFinding{Cell: c, Told: told}
+			if err != nil {
+				f.Why = err.Error()
+			}
+			found = append(found, f)
+		}
+	}
+	text, err := json.Marshal(found)
+	ok(t, err)
+	ok(t, os.WriteFile(path, text, 0o600))
+}
+
+// The short form has what the other matrix has not; KEYGATE_LONG=1: all.
+func TestHS01_F4_TheMatrixOfCeremonies(t *testing.T) {
+	begin := time.Now()
+	dir := t.TempDir()
+	parts := make([][]riteFinding, matrixParts)
+	var wg sync.WaitGroup
+	for part := range matrixParts {
+		wg.Go(func() {
+			path := filepath.Join(dir, fmt.Sprint(part))
+			if out, err := child("TestRitesPart", ritesEnv+"="+fmt.Sprint(part, " ", path)); err != nil {
+				t.Errorf("part %d: %v: %s", part, err, out)
+				return
+			}
+			text, err := os.ReadFile(path)
+			if err == nil {
+				err = json.Unmarshal(text, &parts[part])
+			}
+			if err != nil {
+				t.Errorf("part %d: %v", part, err)
+			}
+		})
+	}
+	wg.Wait()
+	all, tally := map[riteCell]string{}, map[string]int{}
+	for _, f := range slices.Concat(parts...) {
+		all[f.Cell] = f.Told
+		tally[f.Told]++
+		if f.Told == wrong {
+			t.Errorf("%v: %s", f.Cell, f.Why)
+		}
+	}
+	for _, function := range slices.Concat(otherFunctions, ceremonyFunctions) {
+		if !slices.ContainsFunc(slices.Concat(parts...), func(f riteFinding) bool { return f.Cell.Function == function }) {
+			t.Errorf("%s is called in no ceremony", function)
+		}
+	}
+	took := time.Since(begin)
+	t.Logf("%d cells in %v: %v", len(all), took.Round(time.Second), tally)
+	if os.Getenv("KEYGATE_LONG") == "1" {
+		checkRitesDoc(t, all, took)
+	}
+}
+
+// riteTables are what docs/hsm-faults.md says of ceremonies.
+func riteTables(all map[riteCell]string, took time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d cells in %.0f s.\n\n| command | function | code | once | 3 times | for ever | done, and then | hangs, killed | ends the process |\n|---|---|---|---|---|---|---|---|---|\n", len(all), took.Seconds())
+	for _, x := range allRites {
+		for _, row := range riteRows(x.name, all) {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", x.name, strings.Join(row.columns[:2], " | "), strings.Join(row.columns[2:], " | "))
+		}
+	}
+	return b.String()
+}
+
+type riteRow struct {
+	columns []string // function, codes, and what came of each mode
+	codes   []string
+}
+
+func riteRows(name string, all map[riteCell]string) (rows []riteRow) {
+	functions := map[string]bool{}
+	for c := range all {
+		if c.Rite == name {
+			functions[c.Function] = true
+		}
+	}
+	var sorted []string
+	for f := range functions {
+		sorted = append(sorted, f)
+	}
+	slices.Sort(sorted)
+	for _, f := range sorted {
+		var of []riteRow
+		for _, code := range riteCodes {
+			row := riteRow{columns: []string{f, ""}}
+			for _, c := range []cell{{f, code, once}, {f, code, burst}, {f, code, always}, {f, code, after}, {f, 0, hang}, {f, 0, abort}} {
+				row.columns = append(row.columns, all[riteCell{name, c}])
+			}
+			i := slices.IndexFunc(of, func(o riteRow) bool { return slices.Equal(o.columns, row.columns) })
+			if i < 0 {
+				i = len(of)
+				of = append(of, row)
+			}
+			of[i].codes = append(of[i].codes, codeName(code))
+		}
+		for i := range of {
+			of[i].columns = slices.Clone(of[i].columns)
+			of[i].columns[1] = riteCodesText(of[i].codes)
+		}
+		rows = append(rows, of...)
+	}
+	return rows
+}
+
+func riteCodesText(codes []string) string {
+	switch n := len(riteCodes); {
+	case len(codes) == n:
+		return "all"
+	case len(codes) > n/2:
+		return "all others"
+	}
+	return strings.Join(codes, ", ")
+}
+
+const ritesBegin, ritesEnd = "<!-- ceremonies: begin -->", "<!-- ceremonies: end -->"
+
+// checkRitesDoc compares docs/hsm-faults.md with what was found, or writes it.
+func checkRitesDoc(t *testing.T, all map[riteCell]string, took time.Duration) {
+	t.Helper()
+	old, err := os.ReadFile(faultsDoc)
+	ok(t, err)
+	head, rest, found := strings.Cut(string(old), ritesBegin+"\n")
+	was, tail, ended := strings.Cut(rest, ritesEnd+"\n")
+	if !found || !ended {
+		t.Fatalf("%s has no lines %s and %s", faultsDoc, ritesBegin, ritesEnd)
+	}
+	is := riteTables(all, took)
+	if *update {
+		ok(t, os.WriteFile(faultsDoc, []byte(head+ritesBegin+"\n"+is+ritesEnd+"\n"+tail), 0o644))
+		return
+	}
+	_, was, _ = strings.Cut(was, "\n")
+	if _, is, _ = strings.Cut(is, "\n"); is != was {
+		t.Errorf("%s has other tables of ceremonies than was found: make faults\n%s", faultsDoc, is)
+	}
+}
