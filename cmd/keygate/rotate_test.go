@@ -208,11 +208,11 @@ func differ(before, now map[string]string) (n int) {
 // TestOP10_KS02_TheRunIsKilled kills it with SIGKILL as soon as each record in turn has
 // been written, with another node that uses all keys meanwhile, until all is done, and
 // then takes the old KEK out of the token. With KEYGATE_LONG=1 there are 100 keys, and
-// the kills come at random times.
+// 100 kills at random times.
 func TestOP10_KS02_TheRunIsKilled(t *testing.T) {
-	keys, long := 6, os.Getenv("KEYGATE_LONG") == "1"
+	keys, rate, long := 6, "50", os.Getenv("KEYGATE_LONG") == "1"
 	if long {
-		keys = 100
+		keys, rate = 100, "5"
 	}
 	r := newRotation(t, keys)
 	node, counts := r.open(t, "kek-2", hsm.DefaultKEK), r.open(t, "kek-2", hsm.DefaultKEK)
@@ -233,23 +233,29 @@ func TestOP10_KS02_TheRunIsKilled(t *testing.T) {
 	}
 	kills, first := 0, r.records(t)
 	for done := 0; done < r.all; {
-		cmd := r.keygate("run", "--config", "uses.yaml", "--rate", "50")
+		if long && kills == 100 {
+			rate = "0" // and to the end
+		}
+		cmd := r.keygate("run", "--config", "uses.yaml", "--rate", rate)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		check(t, cmd.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		for differ(first, r.records(t)) == done {
+		begun, end := time.Now(), rand.N(500*time.Millisecond)
+		for long && rate != "0" && time.Since(begun) < end || !long && differ(first, r.records(t)) == done {
 			select {
 			case err := <-ended:
 				t.Fatalf("the run ended with %d of %d records done: %v\n%s", done, r.all, err, out.String())
 			case <-time.After(time.Millisecond):
 			}
 		}
-		if long {
-			time.Sleep(time.Duration(rand.N(20)) * time.Millisecond)
-		}
-		if cmd.Process.Signal(syscall.SIGKILL) == nil {
+		if rate == "0" {
+			if err := <-ended; err != nil {
+				t.Fatalf("%v\n%s", err, out.String())
+			}
+			ended <- nil
+		} else if cmd.Process.Signal(syscall.SIGKILL) == nil {
 			kills++
 		}
 		<-ended
