@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,7 +17,8 @@ import (
 // CKA_TRUSTED, as a session object, too, and logs out; the user of the source wraps the
 // root keys by it (RSAES-OAEP), and the destination unwraps them: first as session
 // objects, whose check values are compared with those of the source, then as token
-// objects. Neither half of the pair outlives the sessions.
+// objects, the KEK first: a copy that was ended between the two is taken up there.
+// Neither half of the pair outlives the sessions.
 
 // Copied says what CopyRootKeys did.
 type Copied struct {
@@ -38,7 +40,7 @@ type Copied struct {
 const transferBits = 3072
 
 // CopyRootKeys copies the KEK and the record key of one token to another that has
-// neither, if they were made to be copied: see InitOptions.Copyable. officer says where
+// neither, or only that KEK, if they were made to be copied: see InitOptions.Copyable. officer says where
 // the PIN of the source's security officer is. It returns ErrUnsupported for keys that
 // can never leave their token.
 //
@@ -88,6 +90,7 @@ type transfer struct {
 	from, to Config
 	copied   *Copied
 
+	half            pkcs11.ObjectHandle // the KEK that b has of a copy that was ended, or 0
 	hash            oaepHash
 	public, private pkcs11.ObjectHandle // of the pair, in b
 	kek, record     []byte              // wrapped by it
@@ -120,19 +123,20 @@ func (c *transfer) run() error {
 }
 
 // look examines both tokens: the keys of the source are good and may leave it, and the
-// destination has none.
+// destination has none, or half of them.
 func (c *transfer) look() error {
-	for _, label := range []string{c.to.KEK, c.to.RecordKey} {
-		if there, err := c.b.isThere(label); err != nil {
-			return err
-		} else if there {
-			return fmt.Errorf("hsm: the destination has a key %q: nothing was done: %w", label, kms.ErrDenied)
-		}
+	if there, err := c.b.isThere(c.to.RecordKey); err != nil {
+		return err
+	} else if there {
+		return hasKey(c.to.RecordKey)
 	}
 	if _, err := c.b.checkMechanisms(c.to); err != nil {
 		return err
 	}
 	if err := c.a.ready(c.from); err != nil {
+		return err
+	}
+	if err := c.lookForHalf(); err != nil {
 		return err
 	}
 	for label, key := range map[string]pkcs11.ObjectHandle{c.from.KEK: c.a.link.kek, c.from.RecordKey: c.a.link.recordKey.object} {
@@ -143,6 +147,28 @@ func (c *transfer) look() error {
 		}
 	}
 	return nil
+}
+
+func hasKey(label string) error {
+	return fmt.Errorf("hsm: the destination has a key %q: nothing was done: %w", label, kms.ErrDenied)
+}
+
+// lookForHalf finds the KEK of the destination if it has the name, and the id, of the
+// source's: compare shows whether it is the same key.
+func (c *transfer) lookForHalf() error {
+	key, err := c.b.findKey(c.to.KEK)
+	if _, missing := errors.AsType[*notFoundError](err); missing {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id, err := c.b.attribute(key, pkcs11.CKA_ID)
+	if err == nil && !bytes.Equal(id, c.a.link.kekID[:]) {
+		err = hasKey(c.to.KEK)
+	}
+	c.half = key
+	return err
 }
 
 // makePair makes the transfer key in the destination.
@@ -297,6 +323,11 @@ func (c *transfer) compare() error {
 		return fmt.Errorf("record key: %w", err)
 	}
 	defer c.b.destroy(record)
+	if c.half != 0 {
+		if err := c.same(c.half, record); err != nil {
+			return err
+		}
+	}
 	return c.same(kek, record)
 }
 
@@ -355,11 +386,13 @@ func arriving(template []*pkcs11.Attribute, id []byte, keep bool, more ...*pkcs1
 // keep makes the keys token objects of the destination, and uses them as a gateway
 // does. They cannot leave it again.
 func (c *transfer) keep() error {
-	if _, err := c.b.unwrapBy(c.hash, c.private, c.kek, c.kekTemplate(true)); err != nil {
-		return fmt.Errorf("KEK: %w", err)
+	if c.half == 0 {
+		if _, err := c.b.unwrapBy(c.hash, c.private, c.kek, c.kekTemplate(true)); err != nil {
+			return fmt.Errorf("KEK: %w", err)
+		}
 	}
 	if _, err := c.b.unwrapBy(c.hash, c.private, c.record, c.recordTemplate(true)); err != nil {
-		return fmt.Errorf("the KEK was copied, and the record key was not: %w", err)
+		return fmt.Errorf("the KEK was copied, and the record key was not: copy again, and it is: %w", err)
 	}
 	if err := c.b.ready(c.to); err != nil {
 		return err

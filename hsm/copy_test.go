@@ -190,3 +190,29 @@ func TestTokensWithDifferentOtherKEKsAreNoGroup(t *testing.T) {
 	is(t, err, kms.ErrDenied)
 	says(t, err, "another KEK")
 }
+
+// A copy that ends between the two keys is taken up, by a source that has the same KEK.
+func TestACopyThatWasEndedIsTakenUp(t *testing.T) {
+	f, from, to := copyableToken(t)
+	officer := hsm.PIN{File: f.SOFile}
+	s, to := shimBefore(t, f, softhsm.CopyOfModule(t, f), to)
+	// The destination unwraps one key to find the hash, two to compare, and two to keep.
+	s.fail("C_UnwrapKey", fault{code: pkcs11.CKR_DEVICE_ERROR, times: 1, skip: 4})
+	_, err := hsm.CopyRootKeys(t.Context(), from, to, officer)
+	is(t, err, kms.ErrUnavailable)
+	says(t, err, "the record key was not")
+	says(t, refused(t, to), "no secret key")
+
+	other, another, _ := copyableToken(t)
+	_, err = hsm.CopyRootKeys(t.Context(), another, to, hsm.PIN{File: other.SOFile})
+	is(t, err, kms.ErrDenied)
+	says(t, err, "the destination has a key")
+
+	copied, err := hsm.CopyRootKeys(t.Context(), from, to, officer)
+	ok(t, err)
+	if got := found(t, to, "KEK ", ": check value"); got != copied.KEK || got != found(t, from, "KEK ", ": check value") {
+		t.Errorf("the check value of the KEK is %s, not %s", got, copied.KEK)
+	}
+	_, err = hsm.CopyRootKeys(t.Context(), from, to, officer)
+	says(t, err, "the destination has a key")
+}

@@ -37,7 +37,6 @@ type rite struct {
 	run  func(context.Context, riteConfigs) error
 	done func(*rites) error // shows that it was done
 	made string             // what a second run may say of what the first has made, and is whole
-	anew string             // and of what it has left that has to be made anew
 }
 
 // riteConfigs are what the rites need; those of children come over the environment.
@@ -109,7 +108,7 @@ var allRites = []rite{
 			return err
 		},
 		done: func(r *rites) error { return r.works(r.c.To) },
-		anew: "the destination has a key",
+		made: "the destination has a key",
 	},
 }
 
@@ -237,7 +236,6 @@ const (
 	riteDone  = "done"           // it was not noticed
 	riteAgain = "again"          // it failed, and a second run did it
 	riteMade  = "made"           // it failed, what it was to make is there all the same, and a second run says so
-	riteAnew  = "anew"           // it failed, and left a token that has to be initialised anew
 	after     = "done, and then" // a mode: the call is made, and then answers the code
 )
 
@@ -274,11 +272,6 @@ func (r *rites) cell(c cell) (told string, err error) {
 	case again == nil:
 	case r.made != "" && strings.Contains(again.Error(), r.made):
 		told = riteMade
-	case r.anew != "" && strings.Contains(again.Error(), r.anew):
-		if err := r.nothingLost(); err != nil {
-			return wrong, fmt.Errorf("what was encrypted before does not open: %w", err)
-		}
-		return riteAnew, nil
 	default:
 		return wrong, fmt.Errorf("it said %v, and the second time %w", first, again)
 	}
