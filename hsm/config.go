@@ -40,7 +40,8 @@ type Config struct {
 	// Tokens are tokens that hold the same root keys, in the place of Token, Serial
 	// and Slot: ops are spread over those that work.
 	Tokens []TokenConfig `yaml:"tokens,omitempty"`
-	// KEK is the label of the AES key that wraps all master keys. Default
+	// KEK is the label of the AES key that wraps all master keys, or where two have one
+	// label pkcs11:object=LABEL;id=%01%02... (RFC 7512), as all root keys here. Default
 	// keygate-kek.
 	KEK string `yaml:"kek,omitempty"`
 	// OtherKEKs are labels of KEKs that wrap no new keys, but unwrap those that they
@@ -217,6 +218,10 @@ func (c Config) faults() (faults []error) {
 	refuse(c.SigningKey != "" && (c.SigningKey == c.KEK || c.SigningKey == c.RecordKey), "signing_key: it is the label %q of another key", c.SigningKey)
 	for i, label := range c.OtherKEKs {
 		refuse(label == "" || label == c.KEK || label == c.RecordKey || slices.Contains(c.OtherKEKs[:i], label), "other_keks: %q is empty, or the label of another key", label)
+	}
+	for _, name := range append([]string{c.KEK, c.RecordKey}, c.OtherKEKs...) {
+		_, err := rootKeyName(name)
+		refuse(err != nil, "kek, other_keks, record_key: %v", err)
 	}
 	refuse(c.Sessions < 0 || c.Sessions > 1024, "sessions: %d is not from 1 to 1024", c.Sessions)
 	refuse(c.Timeout < time.Millisecond, "timeout: %v is less than 1ms", c.Timeout)

@@ -125,6 +125,9 @@ func (c *transfer) run() error {
 // look examines both tokens: the keys of the source are good and may leave it, and the
 // destination has none, or half of them.
 func (c *transfer) look() error {
+	if err := errors.Join(checkRootKeyLabel(c.to.KEK), checkRootKeyLabel(c.to.RecordKey)); err != nil {
+		return err
+	}
 	if there, err := c.b.isThere(c.to.RecordKey); err != nil {
 		return err
 	} else if there {

@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 
 	"github.com/miekg/pkcs11"
 )
@@ -41,6 +42,16 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 	return nil
 }
 
+// inModule runs fn with calls of the library at path.
+func inModule(ctx context.Context, path string, fn func(*module) error) error {
+	m, err := useModule(path, "")
+	if err != nil {
+		return err
+	}
+	err = m.within(ctx, func() error { return fn(m) })
+	return errors.Join(err, m.release(DefaultTimeout))
+}
+
 // InitSecondToken makes a token also if there is one of the label, as other
 // tools do.
 func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
@@ -49,10 +60,7 @@ func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN strin
 		if err != nil {
 			return err
 		}
-		if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
-			return answered("C_InitToken", err)
-		}
-		return m.initPIN(slot, officerPIN, userPIN)
+		return m.makeToken(slot, false, label, officerPIN, userPIN)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -35,7 +36,8 @@ type InitOptions struct {
 
 // Init makes the KEK and the record key in the token that cfg names, unless they
 // are there, and then checks and uses them as Open does, so that a token for
-// which it returned nil can be opened. It logs in once.
+// which it returned nil can be opened. It logs in once, and again to look at what it
+// has made. Of two that run at the same time at least one returns an error.
 func Init(ctx context.Context, cfg Config) (Made, error) { return InitWith(ctx, cfg, InitOptions{}) }
 
 // InitWith is Init with options.
@@ -47,8 +49,8 @@ func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return Made{}, err
 	}
-	if o.Copyable && cfg.Copyable != copyableAllowed {
-		return Made{}, fmt.Errorf("hsm: copyable: keys that can be copied are to be made, and the configuration does not have copyable: %s: %w", copyableAllowed, kms.ErrDenied)
+	if err := o.check(cfg); err != nil {
+		return Made{}, err
 	}
 	t, err := cfg.alone()
 	if err != nil {
@@ -56,7 +58,32 @@ func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	}
 	var made Made
 	err = t.session(ctx, pkcs11.CKF_RW_SESSION, func(s session) error { return s.makeRootKeys(cfg, o, &made) })
+	if err == nil && (made.KEK || made.RecordKey) {
+		err = t.onlyOnes(ctx)
+	}
 	return made, errors.Join(err, t.end())
+}
+
+// check returns an error if the configuration would refuse what o makes.
+func (o InitOptions) check(c Config) error {
+	if o.Copyable && c.Copyable != copyableAllowed {
+		return fmt.Errorf("hsm: copyable: keys that can be copied are to be made, and the configuration does not have copyable: %s: %w", copyableAllowed, kms.ErrDenied)
+	}
+	return nil
+}
+
+// onlyOnes looks in a connection of its own whether the keys are the only ones of their
+// labels: another run may have made some at the same time, and PKCS#11 has nothing by
+// which one could keep out the other. Some modules show another process's objects in a
+// new connection only.
+func (t *token) onlyOnes(ctx context.Context) error {
+	if !t.module.resets.serves() {
+		_ = t.module.reinitialize(ctx, t.module.generation()) // or another part of the process uses it
+	}
+	return t.session(ctx, 0, func(s session) error {
+		_, _, err := s.rootKeysThere(t.cfg)
+		return err
+	})
 }
 
 // makeRootKeys does the work of Init, in a session that can write.
@@ -121,16 +148,15 @@ func (s session) isThere(label string) (bool, error) {
 	return err == nil, err
 }
 
-// makeKEK makes the KEK: one that can be replaced, unless the token is not known to
-// keep to what that needs, or the caller wants none.
+// makeKEK makes the KEK: one that can be replaced, unless the caller wants none. What a
+// KEK is can never be changed, so a token that cannot have such a one, or had a fault
+// when that was tried, gets none.
 func (s session) makeKEK(c Config, o InitOptions) error {
 	form := rotatableForm
 	if o.Strict {
 		form = strictForm
-	} else if err := s.keepsTrust(c); errors.Is(err, kms.ErrUnsupported) || errors.Is(err, kms.ErrDenied) {
-		form = strictForm
-	} else if err != nil {
-		return fmt.Errorf("hsm: whether the token can have a KEK that can be replaced: %w", err)
+	} else if err := s.keepsTrust(c); err != nil {
+		return fmt.Errorf("hsm: the token does not show that it can have a KEK that can be replaced, and none was made (one that never can be replaced is made with --rotatable=false): %w", err)
 	}
 	_, err := s.generate(pkcs11.CKM_AES_KEY_GEN, c.KEK, o.copyable(kekTemplate(c.KEK)),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, unwrapTemplate(form)),
@@ -153,11 +179,6 @@ func (s session) keepsTrust(c Config) error {
 		return err
 	}
 	object, err := s.trialKEK()
-	if c, ok := classOf(err); ok && c.unsure() {
-		if object, err = s.trialKEK(); err != nil { // no fault, but a token that does not say what it does not know
-			err = fmt.Errorf("%w: %w", err, kms.ErrUnsupported)
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -205,31 +226,95 @@ func (o InitOptions) copyable(template []*pkcs11.Attribute) []*pkcs11.Attribute 
 }
 
 // generate makes a key with a template and the attributes that not every token
-// knows: of these, as many of the first as it does. Some say that they do not know
-// one with a code that means any fault; another try is made only if the token is
-// seen to have no key of that label, so that none is made twice.
+// knows: those that it does. A key of the token is made if none of that label is there
+// now, so that none is made twice.
 func (s session) generate(mechanism uint, label string, template []*pkcs11.Attribute, optional ...*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-	if s.link.plan != nil && isTokenObject(template) {
+	if err := checkRootKeyLabel(label); err != nil {
+		return 0, err
+	}
+	stays := isTokenObject(template)
+	if s.link.plan != nil && stays {
 		s.link.plan.add(mechanism, label, template, optional)
 		return 0, nil
 	}
-	var first error
-	for n := len(optional); n >= 0; n-- {
-		full := append(template[:len(template):len(template)], optional[:n]...)
-		object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, full)
-		if err == nil {
-			return object, nil
+	var known []*pkcs11.Attribute
+	for _, a := range optional {
+		takes, err := s.knowsAttribute(mechanism, template, a)
+		if err != nil {
+			return 0, err
 		}
-		if first == nil {
-			first = answered("C_GenerateKey", err)
-		}
-		c, _ := classOf(answered("C_GenerateKey", err))
-		there, findErr := s.isThere(label)
-		if there || findErr != nil || !c.unsure() && err != pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
-			return 0, errors.Join(answered("C_GenerateKey", err), findErr)
+		if takes {
+			known = append(known, a)
 		}
 	}
-	return 0, first
+	if !stays {
+		return s.generateKey(mechanism, slices.Concat(template, known))
+	}
+	return s.generateToStay(mechanism, label, template, known)
+}
+
+// generateToStay makes a key of the token. Some, such as NSS, do not keep an attribute of
+// one that they know of a session object. It is left out if the token refuses it twice,
+// and makes the session object after each time: a fault must not change what is made.
+func (s session) generateToStay(mechanism uint, label string, template, known []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	full := slices.Concat(template, known)
+	for tries := 0; ; tries++ {
+		if there, err := s.isThere(label); err != nil {
+			return 0, err
+		} else if there {
+			return 0, fmt.Errorf("hsm: the token has a key %q by now, which this has not made: %w", label, kms.ErrDenied)
+		}
+		object, err := s.generateKey(mechanism, full)
+		if c, _ := classOf(err); err == nil || len(full) == len(template) || c != requestFault && !c.unsure() {
+			return object, err
+		}
+		if err := s.makesKey(mechanism, override(full, nil, map[uint]bool{pkcs11.CKA_TOKEN: false})); err != nil {
+			return 0, err
+		}
+		if tries%2 == 1 {
+			full = full[:len(full)-1]
+		}
+	}
+}
+
+func (s session) generateKey(mechanism uint, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+	object, err := s.link.module.ctx.GenerateKey(s.handle, []*pkcs11.Mechanism{pkcs11.NewMechanism(mechanism, nil)}, template)
+	return object, answered("C_GenerateKey", err)
+}
+
+// knowsAttribute tries out, with a session object, whether the token makes a key with an
+// attribute. Some say that they do not know one with a code that means any fault: so it
+// does not if it makes a key without it, but neither before nor after one with it.
+func (s session) knowsAttribute(mechanism uint, template []*pkcs11.Attribute, a *pkcs11.Attribute) (bool, error) {
+	without := override(template, nil, map[uint]bool{pkcs11.CKA_TOKEN: false})
+	with := append(without[:len(without):len(without)], a)
+	for range 2 {
+		err := s.makesKey(mechanism, with)
+		if err == nil {
+			return true, nil
+		}
+		if c, ok := classOf(err); !ok || c != requestFault && !c.unsure() {
+			return false, err
+		}
+		if err := s.makesKey(mechanism, without); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// makesKey makes a session object, and destroys it, unless it is one that cannot be
+// destroyed, and ends with the session.
+func (s session) makesKey(mechanism uint, template []*pkcs11.Attribute) error {
+	object, err := s.generateKey(mechanism, template)
+	if err != nil {
+		return err
+	}
+	err = s.destroy(object)
+	if c, ok := classOf(err); ok && c == requestFault {
+		return nil
+	}
+	return err
 }
 
 // rootTemplate is what the KEK and the record key have in common. Neither can

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -23,32 +24,51 @@ var ErrTokenExists = errors.New("hsm: a token of this label is there already")
 // module: a token that guards keys is made with the tool of its maker, whose PINs
 // do not pass through this process.
 func InitToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
-	return inModule(ctx, path, func(m *module) error {
-		slot, begun, err := m.slotFor(label)
-		if err != nil {
-			return err
-		}
-		if !begun {
-			if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
-				return answered("C_InitToken", err)
-			}
-		}
-		return m.initPIN(slot, officerPIN, userPIN)
-	})
-}
-
-// inModule runs fn with calls of the library at path.
-func inModule(ctx context.Context, path string, fn func(*module) error) error {
 	m, err := useModule(path, "")
 	if err != nil {
 		return err
 	}
-	err = m.enter(ctx, m.generation())
+	slot, begun, err := m.placeFor(ctx, label)
 	if err == nil {
-		err = fn(m)
-		m.leave()
+		err = m.within(ctx, func() error { return m.makeToken(slot, begun, label, officerPIN, userPIN) })
 	}
 	return errors.Join(err, m.release(DefaultTimeout))
+}
+
+// placeFor is slotFor, seen so more than once: a token that SoftHSM hides for a moment
+// (see search) must not be made a second time, nor its user get another PIN.
+func (m *module) placeFor(ctx context.Context, label string) (slot uint, begun bool, err error) {
+	for looks := 0; looks < 3; looks++ {
+		if looks > 0 && !m.resets.serves() {
+			time.Sleep(seekPause << looks)
+			if err := m.reinitialize(ctx, m.generation()); err != nil {
+				return 0, false, err
+			}
+		}
+		err := m.within(ctx, func() (err error) { slot, begun, err = m.slotFor(label); return err })
+		if err != nil {
+			return 0, false, err
+		}
+	}
+	return slot, begun, nil
+}
+
+// within runs fn, which calls the library.
+func (m *module) within(ctx context.Context, fn func() error) error {
+	if err := m.enter(ctx, m.generation()); err != nil {
+		return err
+	}
+	defer m.leave()
+	return fn()
+}
+
+func (m *module) makeToken(slot uint, begun bool, label, officerPIN, userPIN string) error {
+	if !begun {
+		if err := m.ctx.InitToken(slot, officerPIN, label); err != nil {
+			return answered("C_InitToken", err)
+		}
+	}
+	return m.initPIN(slot, officerPIN, userPIN)
 }
 
 // initPIN gives the user of a token a PIN.

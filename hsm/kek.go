@@ -155,6 +155,17 @@ var attacks = []attack{
 	{"extractable, for a trusted key to wrap", rotatableForm, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true}},
 }
 
+// escapes are ways out of trusted control, for what a KEK of rotatableForm unwraps: the
+// attributes that must not be true where a trusted key may wrap the key.
+var escapes = []struct {
+	name      string
+	attribute uint
+}{
+	{"for other keys to be derived from", pkcs11.CKA_DERIVE},
+	{"to be copied", pkcs11.CKA_COPYABLE},
+	{"to be changed", pkcs11.CKA_MODIFIABLE},
+}
+
 // refuseReadable shows it of all KEKs.
 func (s session) refuseReadable() error {
 	if s.link.probe.handle.wrapping == inToken {
@@ -177,11 +188,24 @@ func (s session) refusesReadable(k *kek) error {
 			return fmt.Errorf("KEK %q: %w", k.label, err)
 		}
 	}
+	if k.form == strictForm {
+		return nil // what is not extractable stays so, also what is derived from it (PKCS#11 v2.40 mechanisms 2.31)
+	}
+	for _, e := range escapes {
+		a := attack{e.name, rotatableForm, map[uint]bool{pkcs11.CKA_EXTRACTABLE: true, e.attribute: true}}
+		if err := s.refusesTo(k, a, func(object pkcs11.ObjectHandle) (bool, error) { return s.flag(object, e.attribute) }); err != nil {
+			return fmt.Errorf("KEK %q: %w", k.label, err)
+		}
+	}
 	return nil
 }
 
 // refuses returns nil if the attack does not give the key away.
-func (s session) refuses(k *kek, a attack) error {
+func (s session) refuses(k *kek, a attack) error { return s.refusesTo(k, a, s.leaks) }
+
+// refusesTo returns nil if the token does not unwrap as in the attack, or what it then has
+// does not leak.
+func (s session) refusesTo(k *kek, a attack, leaks func(pkcs11.ObjectHandle) (bool, error)) error {
 	object, err := s.unwrapKey(k.probe, override(keyTemplate(k.probe.purpose, false), a.form.attributes(), a.flags))
 	if c, ok := classOf(err); ok && c == requestFault {
 		return nil // that is what it should say
@@ -189,11 +213,11 @@ func (s session) refuses(k *kek, a attack) error {
 	if err != nil {
 		return err
 	}
-	leaks, err := s.leaks(object)
+	leaky, err := leaks(object)
 	if destroyErr := s.destroy(object); err == nil {
 		err = destroyErr
 	}
-	if err != nil || !leaks {
+	if err != nil || !leaky {
 		return err
 	}
 	if _, err := s.attribute(k.object, pkcs11.CKA_UNWRAP_TEMPLATE); err != nil {
@@ -216,6 +240,27 @@ func (s session) leaks(object pkcs11.ObjectHandle) (bool, error) {
 		return true, err
 	}
 	defer s.destroy(own)
+	if wraps, err := s.wrapsByOwn(own, object); err != nil || wraps {
+		return true, err
+	}
+	// That it does not wrap this one tells something if it wraps another.
+	other, err := s.ownKey()
+	if err != nil {
+		return true, err
+	}
+	defer s.destroy(other)
+	if wraps, err := s.wrapsByOwn(own, other); err != nil || wraps {
+		return false, err
+	}
+	trusted, err := s.flag(object, pkcs11.CKA_WRAP_WITH_TRUSTED)
+	if err != nil || trusted {
+		return false, err
+	}
+	return s.flag(object, pkcs11.CKA_EXTRACTABLE)
+}
+
+// wrapsByOwn reports whether a key that anybody with the PIN can make wraps another.
+func (s session) wrapsByOwn(own, object pkcs11.ObjectHandle) (bool, error) {
 	m, err := s.mechanismOf(s.link.wrap.chosen)
 	if err != nil {
 		return true, err
@@ -240,13 +285,14 @@ func (s session) ownKey() (pkcs11.ObjectHandle, error) {
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false),
 		pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, kms.KeySize),
 		pkcs11.NewAttribute(pkcs11.CKA_WRAP, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, true),
 	})
 	return object, answered("C_GenerateKey", err)
 }
 
 // override returns a template with more attributes and other flags.
 func override(template, more []*pkcs11.Attribute, flags map[uint]bool) []*pkcs11.Attribute {
-	all := append(template[:len(template):len(template)], more...)
+	all := slices.Concat(template, more)
 	for i, a := range all {
 		if value, ok := flags[a.Type]; ok {
 			all[i] = pkcs11.NewAttribute(a.Type, value)
@@ -287,6 +333,9 @@ func (s session) refusesChangedCopies(key pkcs11.ObjectHandle) (bool, error) {
 		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, true),
 		pkcs11.NewAttribute(pkcs11.CKA_DERIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_MODIFIABLE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, true),
+		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, false),
+		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, []byte{}),
 	} {
 		object, err := s.link.module.ctx.CopyObject(s.handle, key, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false), change})

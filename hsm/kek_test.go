@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"crypto/aes"
 	"maps"
+	"regexp"
+	"runtime"
 	"testing"
+	"unsafe"
 
 	"github.com/miekg/pkcs11"
 
@@ -64,8 +67,95 @@ func TestTwoKEKsAreRefused(t *testing.T) {
 	f := softhsm.Token(t)
 	_, err := hsm.Init(t.Context(), configOf(f))
 	ok(t, err)
+	root, err := hsm.Open(t.Context(), configOf(f), quiet())
+	ok(t, err)
+	handle := newKey(t, root, kms.Encryption)
+	ok(t, root.Close())
 	as(t, f, func(r raw) { r.makeKEK(goodKEK) })
-	says(t, refused(t, configOf(f)), "more than one")
+	err = refused(t, configOf(f))
+	says(t, err, "more than one")
+
+	// Each can be named, and that which has wrapped keys opens them.
+	names := regexp.MustCompile(`pkcs11:object=keygate-kek;id=(%[0-9a-f]{2})+`).FindAllString(err.Error(), -1)
+	if len(names) != 2 {
+		t.Fatalf("%d names in %v", len(names), err)
+	}
+	opened := 0
+	for _, name := range names {
+		cfg := configOf(f)
+		cfg.KEK = name
+		root, err := hsm.Open(t.Context(), cfg, quiet())
+		if err != nil {
+			continue // the other has no unwrap template
+		}
+		_, err = root.Encrypt(t.Context(), handle, nil, nil)
+		ok(t, err)
+		ok(t, root.Close())
+		opened++
+	}
+	if opened != 1 {
+		t.Errorf("%d of the names open the token", opened)
+	}
+	cfg := configOf(f)
+	cfg.KEK, cfg.RecordKey = "pkcs11:object=keygate-kek;id=%01", "another"
+	_, err = hsm.Init(t.Context(), cfg)
+	says(t, err, "names a key that is there, and it is not")
+	cfg.KEK = "pkcs11:id=%01"
+	says(t, cfg.Check(), "it is a label, or pkcs11:object=LABEL;id=%01%02...")
+}
+
+// A KEK that lets what it unwraps be derived from, copied or changed lets it out of the
+// control of trusted keys.
+func TestHS18_AKEKWhoseTemplateLeavesAWayOutIsRefused(t *testing.T) {
+	full := map[uint]bool{pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_WRAP_WITH_TRUSTED: true, pkcs11.CKA_DERIVE: false, pkcs11.CKA_COPYABLE: false, pkcs11.CKA_MODIFIABLE: false}
+	for without, text := range map[uint]string{0: "", pkcs11.CKA_DERIVE: "to be derived from", pkcs11.CKA_COPYABLE: "to be copied", pkcs11.CKA_MODIFIABLE: "to be changed"} {
+		f := softhsm.Token(t)
+		as(t, f, func(r raw) {
+			var values runtime.Pinner
+			defer values.Unpin()
+			template := map[uint]bool{}
+			for attribute, value := range full {
+				if attribute != without {
+					template[attribute] = value
+				}
+			}
+			r.generate(pkcs11.CKM_AES_KEY_GEN, append(flags(append(kekBase(), keySize), goodKEK), pkcs11.NewAttribute(pkcs11.CKA_UNWRAP_TEMPLATE, templateValue(&values, template))))
+		})
+		cfg := configOf(f)
+		_, err := hsm.InitWith(t.Context(), cfg, hsm.InitOptions{}) // the record key
+		if without == 0 {
+			ok(t, err)
+			continue
+		}
+		is(t, err, kms.ErrDenied)
+		says(t, err, text)
+		is(t, refused(t, cfg), kms.ErrDenied)
+	}
+}
+
+// templateValue returns the value of an attribute that is an array of CK_ATTRIBUTE
+// (PKCS#11 v2.40 base 3.3), whose pointers are to pinned memory.
+func templateValue(pins *runtime.Pinner, flags map[uint]bool) []byte {
+	type attribute struct {
+		kind  uint
+		value *byte
+		size  uint
+	}
+	var all []byte
+	// SoftHSM refuses what comes after CKA_MODIFIABLE.
+	for _, kind := range []uint{pkcs11.CKA_SENSITIVE, pkcs11.CKA_WRAP_WITH_TRUSTED, pkcs11.CKA_DERIVE, pkcs11.CKA_COPYABLE, pkcs11.CKA_MODIFIABLE} {
+		if _, there := flags[kind]; !there {
+			continue
+		}
+		value := new(byte)
+		if flags[kind] {
+			*value = 1
+		}
+		pins.Pin(value)
+		a := attribute{kind, value, 1}
+		all = append(all, unsafe.Slice((*byte)(unsafe.Pointer(&a)), unsafe.Sizeof(a))...)
+	}
+	return all
 }
 
 // clulow wraps a key that cannot be read and has the token decrypt the blob (J.

@@ -30,6 +30,17 @@ func pinAtRisk(flags uint) error {
 	return nil
 }
 
+// officerPINAtRisk is pinAtRisk for the security officer.
+func officerPINAtRisk(flags uint) error {
+	switch {
+	case flags&pkcs11.CKF_SO_PIN_LOCKED != 0:
+		return fmt.Errorf("%w: the token has locked that of its security officer (CKF_SO_PIN_LOCKED)", ErrPINAtRisk)
+	case flags&pkcs11.CKF_SO_PIN_FINAL_TRY != 0:
+		return fmt.Errorf("%w: one more wrong PIN of the security officer locks it (CKF_SO_PIN_FINAL_TRY): see that the PIN is right, and log in as the security officer with the tool of the token's maker first", ErrPINAtRisk)
+	}
+	return nil
+}
+
 // pinRisk asks the token whether a login may be tried, and returns why not: an error
 // that is ErrPINAtRisk. It is no reason not to try a PIN that the token has accepted
 // from this process before.

@@ -79,6 +79,25 @@ func TestHS14_ThePINIsNotRiskedAtTheFinalTry(t *testing.T) {
 	}
 }
 
+// Nor is that of the security officer, whose last try costs all keys in some tokens.
+func TestHS14_TheOfficersPINIsNotRiskedAtTheFinalTry(t *testing.T) {
+	f := newFlagged(t)
+	f.cfg.OtherKEKs = []string{nextKEK}
+	officer := hsm.PIN{File: pinFile(t, wrongPIN, 0o400)}
+	for flag, text := range map[uint]string{
+		pkcs11.CKF_SO_PIN_FINAL_TRY: "CKF_SO_PIN_FINAL_TRY",
+		pkcs11.CKF_SO_PIN_LOCKED:    "CKF_SO_PIN_LOCKED",
+	} {
+		f.set(flag)
+		_, err := hsm.BeginRotation(t.Context(), f.cfg, officer)
+		is(t, err, hsm.ErrPINAtRisk)
+		says(t, err, text)
+	}
+	f.set(0)
+	_, err := hsm.BeginRotation(t.Context(), f.cfg, officer)
+	is(t, err, hsm.ErrPIN) // it is tried
+}
+
 // A PIN that the token has taken from this process is right: to lose the connection
 // while others guess PINs must not end the service.
 func TestHS14_APINThatWasAcceptedIsTriedAgain(t *testing.T) {

@@ -49,6 +49,9 @@ func PlanInit(ctx context.Context, cfg Config, o InitOptions) (Plan, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return Plan{}, err
 	}
+	if err := o.check(cfg); err != nil {
+		return Plan{}, err
+	}
 	t, err := cfg.alone()
 	if err != nil {
 		return Plan{}, err

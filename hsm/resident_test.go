@@ -256,8 +256,7 @@ func TestCR07_AnotherKeyUnderTheName(t *testing.T) {
 func TestNSSKeepsKeys(t *testing.T) {
 	cfg := nss.Config(t)
 	cfg.Accept, cfg.Residency = nssGaps, "token"
-	_, err := hsm.Init(t.Context(), cfg)
-	ok(t, err)
+	initStrictly(t, cfg)
 	r := hsmtest.Open(t, cfg)
 	made, mac := newKey(t, r, kms.Encryption), newKey(t, r, kms.Authentication)
 	imported, err := r.ImportKey(t.Context(), kms.KeyID{1}, kms.Authentication, make([]byte, kms.KeySize))

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/pkcs11"
+
+	"github.com/keygate/keygate/hsm"
 )
 
 // A riteFinding is what was found in a cell.
@@ -102,6 +104,45 @@ func TestHS01_F4_TheMatrixOfCeremonies(t *testing.T) {
 	t.Logf("%d cells in %v: %v", len(all), took.Round(time.Second), tally)
 	if os.Getenv("KEYGATE_LONG") == "1" {
 		checkRitesDoc(t, all, took)
+	}
+}
+
+// Of two runs of init at the same time, where PKCS#11 has nothing to keep one out, none
+// says that all is well if there are two KEKs; and the keys can be named then.
+func TestHS18_TwoInitsAtTheSameTime(t *testing.T) {
+	r := newRites(t, allRites[slices.IndexFunc(allRites, func(x rite) bool { return x.name == "init" })])
+	r.s.fail("C_GenerateKey", fault{sleep: 50 * time.Millisecond})
+	order, err := json.Marshal(r.c)
+	ok(t, err)
+	said := make([]string, 2)
+	var wg sync.WaitGroup
+	for i := range said {
+		wg.Go(func() {
+			out, _ := child("TestRiteChild", riteEnv+"="+string(order))
+			_, text, _ := strings.Cut(string(out), "it said ")
+			said[i], _, _ = strings.Cut(text, "\n")
+		})
+	}
+	wg.Wait()
+	r.s.heal()
+	var labels []string
+	as(t, r.f, func(raw raw) {
+		for _, label := range []string{hsm.DefaultKEK, hsm.DefaultRecordKey} {
+			ok(t, raw.FindObjectsInit(raw.session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label)}))
+			found, _, err := raw.FindObjects(raw.session, 4)
+			ok(t, err)
+			ok(t, raw.FindObjectsFinal(raw.session))
+			for range found {
+				labels = append(labels, label)
+			}
+		}
+	})
+	well := slices.Index(said, "<nil>") >= 0
+	t.Logf("%q: %q", labels, said)
+	if twice := len(labels) > 2; well && twice {
+		t.Errorf("%q are there, and it was said that all is well: %q", labels, said)
+	} else if !twice && !well {
+		t.Errorf("%q are there, and nobody says that all is well: %q", labels, said)
 	}
 }
 

@@ -63,7 +63,13 @@ var allRites = []rite{
 	{
 		name: "init",
 		run:  func(ctx context.Context, c riteConfigs) error { _, err := hsm.Init(ctx, c.Cfg); return err },
-		done: func(r *rites) error { return r.works(r.c.Cfg) },
+		done: func(r *rites) error {
+			made, err := hsm.Init(r.t.Context(), r.plain(r.c.Cfg))
+			if err == nil && (!made.Rotatable || made.KEK || made.RecordKey) {
+				err = fmt.Errorf("it is not what was to be made: %+v", made)
+			}
+			return errors.Join(err, r.works(r.c.Cfg))
+		},
 	},
 	{
 		name: "init --signing-key",

@@ -3,6 +3,8 @@ package hsm
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 
@@ -84,23 +86,72 @@ func (s session) examineKey(what, label string, kind uint, rules []rule, found f
 	return append(checks, more...), err
 }
 
-// findKey returns the one secret key with a label.
-func (s session) findKey(label string) (pkcs11.ObjectHandle, error) {
-	found, err := s.find([]*pkcs11.Attribute{
+// rootKeyScheme is what a name of a root key begins with that is not just its label:
+// pkcs11:object=LABEL;id=%01%02..., for one of two keys that have one label.
+const rootKeyScheme = "pkcs11:"
+
+// rootKeyName returns the attributes that a root key is found by.
+func rootKeyName(name string) ([]*pkcs11.Attribute, error) {
+	if !strings.HasPrefix(name, rootKeyScheme) {
+		return []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, name)}, nil
+	}
+	u, err := parseURI(name, "object", "id")
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", name, err)
+	}
+	label, id := u.path["object"], u.path["id"]
+	if label == "" || id == "" || len(u.query) > 0 {
+		return nil, fmt.Errorf("%q: it is a label, or %sobject=LABEL;id=%%01%%02...", name, rootKeyScheme)
+	}
+	return []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(id))}, nil
+}
+
+// checkRootKeyLabel returns an error if a key cannot be made with that name.
+func checkRootKeyLabel(name string) error {
+	if strings.HasPrefix(name, rootKeyScheme) {
+		return fmt.Errorf("hsm: %q names a key that is there, and it is not: a key is made with a label, and gets an id: %w", name, kms.ErrDenied)
+	}
+	return nil
+}
+
+// findKey returns the one secret key with a name; see rootKeyName.
+func (s session) findKey(name string) (pkcs11.ObjectHandle, error) {
+	attributes, err := rootKeyName(name)
+	if err != nil {
+		return 0, fmt.Errorf("hsm: %w: %w", err, kms.ErrDenied)
+	}
+	found, err := s.find(append(attributes,
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
-	}, 2)
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)), 4)
 	if err != nil {
 		return 0, err
 	}
 	switch len(found) {
 	case 0:
-		return 0, &notFoundError{text: fmt.Sprintf("the token has no secret key %q: keygate hsm init makes it", label)}
+		return 0, &notFoundError{text: fmt.Sprintf("the token has no secret key %q: keygate hsm init makes it", name)}
 	case 1:
 		return found[0], nil
 	}
-	return 0, fmt.Errorf("hsm: the token has more than one secret key %q: %w", label, kms.ErrDenied)
+	return 0, s.severalKeys(name, attributes[0].Value, found)
+}
+
+// severalKeys says how each of the keys of one label can be named. Two runs of init at
+// the same time make them, and then keys may be wrapped by one that cannot be told
+// from the other by its label.
+func (s session) severalKeys(name string, label []byte, found []pkcs11.ObjectHandle) error {
+	var names []string
+	for _, key := range found {
+		id, err := s.attribute(key, pkcs11.CKA_ID)
+		if err != nil {
+			return err
+		}
+		var escaped strings.Builder
+		for _, b := range id {
+			fmt.Fprintf(&escaped, "%%%02x", b)
+		}
+		names = append(names, fmt.Sprintf("%sobject=%s;id=%s", rootKeyScheme, url.PathEscape(string(label)), escaped.String()))
+	}
+	return fmt.Errorf("hsm: the token has more than one secret key %q, which can be named %s: %w", name, strings.Join(names, " and "), kms.ErrDenied)
 }
 
 func (s session) find(template []*pkcs11.Attribute, limit int) ([]pkcs11.ObjectHandle, error) {

@@ -180,13 +180,21 @@ func (s session) keepCopy(first pkcs11.ObjectHandle, label string) error {
 }
 
 // asOfficer runs fn with the security officer logged in, who is logged out after it.
-// Private session objects of the user do not survive that.
+// Private session objects of the user do not survive that. The PIN is not tried where
+// one wrong one more locks it: some tokens erase all keys then.
 func (s session) asOfficer(officer *pinSource, fn func() (pkcs11.ObjectHandle, error)) (pkcs11.ObjectHandle, error) {
 	ctx := s.link.module.ctx
+	info, err := ctx.GetTokenInfo(s.link.slot)
+	if err != nil {
+		return 0, answered("C_GetTokenInfo", err)
+	}
+	if err := officerPINAtRisk(info.Flags); err != nil {
+		return 0, err
+	}
 	if err := ctx.Logout(s.handle); err != nil {
 		return 0, answered("C_Logout", err)
 	}
-	err := officer.use(func(pin []byte, _ bool) error { return s.link.module.login(s.handle, true, pin) })
+	err = officer.use(func(pin []byte, _ bool) error { return s.link.module.login(s.handle, true, pin) })
 	if err != nil {
 		return 0, err
 	}

@@ -1,6 +1,8 @@
 package hsm_test
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -27,12 +29,22 @@ func TestHS08_ATokenThatIsHiddenForAMoment(t *testing.T) {
 			}
 			return r.Close()
 		},
+		"InitToken": func() error {
+			if err := hsm.InitToken(t.Context(), f.Module, f.Label, f.SOPIN, "another PIN"); !errors.Is(err, hsm.ErrTokenExists) {
+				return fmt.Errorf("it made another: %v", err)
+			}
+			return nil
+		},
 		"Init":    func() error { _, err := hsm.Init(t.Context(), cfg); return err },
 		"Examine": func() error { _, err := hsm.Examine(t.Context(), cfg, hsm.Examination{}); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bringBack, back := f.Remove(t), make(chan struct{})
-			time.AfterFunc(100*time.Millisecond, func() { defer close(back); bringBack() })
+			hidden := 100 * time.Millisecond
+			if name == "InitToken" {
+				hidden = 5 * time.Millisecond
+			}
+			time.AfterFunc(hidden, func() { defer close(back); bringBack() })
 			defer func() { <-back }()
 			ok(t, use())
 		})
