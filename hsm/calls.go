@@ -6,8 +6,9 @@ import "github.com/miekg/pkcs11"
 // that they have there. Together with functions, which are our own, they are all
 // the ways into a module: each call is entered in the book.
 type calls struct {
-	raw  *pkcs11.Ctx
-	book *book
+	raw   *pkcs11.Ctx
+	book  *book
+	makes *objectCount
 }
 
 func (c calls) Initialize(options ...pkcs11.InitializeOption) (err error) {
@@ -94,6 +95,7 @@ func (c calls) Logout(s pkcs11.SessionHandle) (err error) {
 
 func (c calls) CopyObject(s pkcs11.SessionHandle, object pkcs11.ObjectHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnCopyObject).done(&err)
+	defer c.makes.enter()()
 	return c.raw.CopyObject(s, object, template)
 }
 
@@ -124,11 +126,13 @@ func (c calls) FindObjectsFinal(s pkcs11.SessionHandle) (err error) {
 
 func (c calls) GenerateKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnGenerateKey).done(&err)
+	defer c.makes.enter()()
 	return c.raw.GenerateKey(s, m, template)
 }
 
 func (c calls) GenerateKeyPair(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, public, private []*pkcs11.Attribute) (_, _ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnGenerateKeyPair).done(&err)
+	defer c.makes.enter()()
 	return c.raw.GenerateKeyPair(s, m, public, private)
 }
 
@@ -141,11 +145,13 @@ func (c calls) WrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, wrapping, 
 
 func (c calls) CreateObject(s pkcs11.SessionHandle, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnCreateObject).done(&err)
+	defer c.makes.enter()()
 	return c.raw.CreateObject(s, template)
 }
 
 func (c calls) UnwrapKey(s pkcs11.SessionHandle, m []*pkcs11.Mechanism, unwrapping pkcs11.ObjectHandle, wrapped []byte, template []*pkcs11.Attribute) (_ pkcs11.ObjectHandle, err error) {
 	defer c.book.enter(fnUnwrapKey).done(&err)
+	defer c.makes.enter()()
 	return c.raw.UnwrapKey(s, m, unwrapping, wrapped, template)
 }
 

@@ -30,7 +30,8 @@ func (t *token) connect(ctx context.Context) (*link, error) {
 			return nil, fmt.Errorf("%w; %w", err, resetErr)
 		}
 		gen = t.module.generation()
-		if l, err = t.newLink(ctx, gen); !s.again(ctx, err) || !t.module.mayReset(t) {
+		l, err = t.newLink(ctx, gen)
+		if t.module.resets.shared(t) || !s.again(ctx, err) || !t.module.mayReset(t) {
 			break
 		}
 	}

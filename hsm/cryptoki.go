@@ -26,8 +26,9 @@ import (
 // writes into a buffer of Go, leaves nothing in the C heap, and is entered in the
 // book.
 type functions struct {
-	list *C.struct_ck_functions
-	book *book // nil: this only names a library
+	list  *C.struct_ck_functions
+	book  *book // nil: this only names a library
+	makes *objectCount
 }
 
 // loadFunctions loads the library at path; each call adds a reference to it.
@@ -87,6 +88,7 @@ func (f functions) importKey(s pkcs11.SessionHandle, aes bool, key []byte, name 
 			copyable = 1
 		}
 	}
+	defer f.makes.enter()()
 	e := f.book.enter(fnCreateObject)
 	r := C.kg_import(f.list, C.ck_ulong(s), kind, pointer(key), C.ck_ulong(len(key)), pointer(id), C.ck_ulong(len(id)),
 		pointer(label), C.ck_ulong(len(label)), copyable)

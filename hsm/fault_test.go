@@ -103,6 +103,37 @@ func TestHS09_AFaultIsNeverABadCiphertext(t *testing.T) {
 	}
 }
 
+// A fault that comes and goes answers as a bad ciphertext does, and each canary between
+// is well.
+func TestHS09_AFaultThatComesAndGoesIsNeverABadCiphertext(t *testing.T) {
+	f := openFaulty(t)
+	for round := range 20 {
+		f.fail("C_Decrypt", fault{code: pkcs11.CKR_GENERAL_ERROR, times: forever, every: 2})
+		if err := f.decrypt(); errors.Is(err, kms.ErrCiphertext) || err != nil && !errors.Is(err, kms.ErrUnavailable) {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		f.heal()
+		f.recovers()
+		is(t, f.decryptBad(), kms.ErrCiphertext)
+	}
+}
+
+// One wrong answer when a key is loaded is no corrupt record.
+func TestHS09_OneWrongMACIsNoCorruptRecord(t *testing.T) {
+	f := openFaulty(t)
+	handle := newKey(t, f.root, kms.Authentication)
+	f.fail("C_Sign", fault{times: 1, flip: 4}) // of the check, when it is loaded
+	_, err := f.root.MAC(t.Context(), handle, []byte("message"))
+	if errors.Is(err, kms.ErrCorrupt) {
+		t.Error(err)
+	}
+	f.heal()
+	f.fail("C_Sign", fault{times: 1, flip: 4})
+	if _, err = f.root.NewKey(t.Context(), kms.KeyID{9}, kms.Authentication); errors.Is(err, kms.ErrCorrupt) {
+		t.Error(err)
+	}
+}
+
 func TestAFaultOnLoadIsNeverACorruptHandle(t *testing.T) {
 	f := openFaulty(t)
 	for _, code := range append([]uint{pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_WRAPPED_KEY_INVALID}, ambiguous...) {
@@ -194,5 +225,51 @@ func TestHS04_ALoginThatEndedIsRepaired(t *testing.T) {
 	f.encrypt()
 	if s := f.root.Stats(); s.Connections != 2 {
 		t.Errorf("%d connections, not 2", s.Connections)
+	}
+}
+
+// A token that gives the number of a loaded key, whose session has ended, to the next
+// object: what is encrypted with that number before anybody notices is under another key.
+func TestNothingIsEncryptedUnderAnotherKeyOfTheSameNumber(t *testing.T) {
+	for _, purpose := range []kms.Purpose{kms.Encryption, kms.Authentication} {
+		r := hsmtest.Open(t, hsmtest.Config(t))
+		ours, err := r.NewKey(t.Context(), kms.KeyID{1}, purpose)
+		ok(t, err)
+		use := func() (out []byte, err error) {
+			if purpose == kms.Encryption {
+				return r.Encrypt(t.Context(), ours, []byte("plaintext"), nil)
+			}
+			mac, err := r.MAC(t.Context(), ours, []byte("message"))
+			return mac[:], err
+		}
+		before, err := use()
+		ok(t, err)
+
+		// As if the number of ours were that of another key, which was just made.
+		other, err := r.NewKey(t.Context(), kms.KeyID{2}, purpose)
+		ok(t, err)
+		if purpose == kms.Encryption {
+			_, err = r.Encrypt(t.Context(), other, nil, nil)
+		} else {
+			_, err = r.MAC(t.Context(), other, nil)
+		}
+		ok(t, err)
+		goesOn := r.ConfuseKeys(ours, other)
+
+		after, err := use()
+		ok(t, err) // on another connection
+		if goesOn() {
+			t.Error("the link goes on")
+		}
+		if purpose == kms.Authentication {
+			if string(after) != string(before) {
+				t.Error("it is the MAC of another key")
+			}
+			continue
+		}
+		got, err := r.Decrypt(t.Context(), ours, after, nil)
+		if err != nil || string(got) != "plaintext" {
+			t.Errorf("what was encrypted opens as %q, %v", got, err)
+		}
 	}
 }

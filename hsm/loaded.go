@@ -3,6 +3,7 @@ package hsm
 import (
 	"container/list"
 	"context"
+	"sync/atomic"
 
 	"github.com/miekg/pkcs11"
 )
@@ -11,7 +12,8 @@ import (
 type loaded struct {
 	link   *link
 	object pkcs11.ObjectHandle
-	handle keyHandle // the zero value for the record key
+	handle keyHandle     // the zero value for the record key
+	seen   atomic.Uint64 // the count of objects made when it was last seen to be the key; see session.sure
 
 	// Under link.mu:
 	uses    int
@@ -173,11 +175,16 @@ func (t *token) loadOnce(l *link, handle []byte, h keyHandle) error {
 			if l.has(handle) {
 				return nil // a load ended just before this one began
 			}
+			before, _ := l.module.objects.now()
 			object, err := s.load(h)
 			if err != nil {
 				return err
 			}
-			l.keep(handle, &loaded{link: l, object: object, handle: h})
+			k := &loaded{link: l, object: object, handle: h}
+			if made, quiet := l.module.objects.now(); quiet && made == before+1 && h.wrapping != inToken {
+				k.seen.Store(made) // it was used once, and is the only one that was made
+			}
+			l.keep(handle, k)
 			return nil
 		})
 	}})

@@ -35,6 +35,7 @@ type sharedModule struct {
 	guest    bool          // another part of the process initialised it, and so finalizes it
 	lender   lender
 	resets   resets
+	objects  objectCount
 
 	mu   sync.Mutex
 	gen  atomic.Uint64 // counts initialisations; whatever has a handle of an older one is stale; set under mu
@@ -81,7 +82,7 @@ func useModule(path, args string) (*module, error) {
 
 func newModule(l *sharedModule) *module {
 	b := new(book)
-	return &module{sharedModule: l, functions: functions{l.table.list, b}, ctx: calls{l.raw, b}}
+	return &module{sharedModule: l, functions: functions{l.table.list, b, &l.objects}, ctx: calls{l.raw, b, &l.objects}}
 }
 
 func (m *module) initialize() error {

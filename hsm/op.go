@@ -51,8 +51,15 @@ func (s session) perform(o *op, k *loaded, a, b []byte) ([]byte, error) {
 	if o.kind == opDecrypt {
 		return s.decrypt(k, a, b)
 	}
-	return settle(s, nil, func() error { return s.performKnown(o, k) },
+	result, err := settle(s, nil, func() error { return s.performKnown(o, k) },
 		func() ([]byte, error) { return s.performOnce(o, k, a, b) })
+	if err == nil && o.loads() {
+		if err = s.sure(k); err != nil {
+			clear(result)
+			return nil, err
+		}
+	}
+	return result, err
 }
 
 // performKnown does what o does, with arguments of which it is known that the token

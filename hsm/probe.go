@@ -58,6 +58,7 @@ func (s session) probe() []Check {
 		{"refuse a bad tag", func() error { return s.refusesBadTag(s.link.probe.object) }},
 		{"refuse a wrapped key that was changed", func() error { return s.refusesChangedKey(s.link.probe.handle) }},
 		{stepReadable, s.refuseReadable},
+		{"make objects one after the other", s.findReuse},
 		{"go on after that", s.canary},
 	} {
 		c := tried(step.what, step.run())
@@ -112,6 +113,14 @@ func (s session) refusesBadTag(key pkcs11.ObjectHandle) error {
 		_, err := s.unseal(key, bad, nil)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	err = s.tagIsBad(key, bad, nil)
+	if c, ok := classOf(err); ok && (c == requestFault || c.unsure()) {
+		return nil // it wants each IV once
+	}
+	s.link.refusals.recomputes = err == nil
 	return err
 }
 

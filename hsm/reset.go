@@ -54,6 +54,14 @@ func (m *module) mayReset(t *token) bool {
 	return true
 }
 
+// shared reports whether another token uses the library: to initialise it over and over
+// would keep that one from connecting, too.
+func (r *resets) shared(t *token) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.users) > 1 || len(r.users) == 1 && !r.users[t]
+}
+
 // serves reports whether the library serves a Root at this time.
 func (r *resets) serves() bool {
 	r.mu.Lock()

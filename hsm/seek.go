@@ -14,10 +14,11 @@ import (
 // initialised, which each login does, until it is initialised again (2.6.1, measured:
 // while three processes did nothing but log in, half of the initialisations showed
 // none). So a token that is not there is looked for so long, with pauses that begin at
-// seekPause and double.
+// seekPause and double up to maxSeekPause.
 const (
-	seekFor   = 500 * time.Millisecond
-	seekPause = 4 * time.Millisecond
+	seekFor      = 500 * time.Millisecond
+	seekPause    = 4 * time.Millisecond
+	maxSeekPause = 64 * time.Millisecond
 )
 
 // A search is for a token that is not there, or is not shown.
@@ -35,7 +36,7 @@ func (s *search) again(ctx context.Context, err error) bool {
 		s.began, s.pause = time.Now(), seekPause
 	}
 	pause := s.pause/2 + rand.N(s.pause) // those that hide it from one another part
-	s.pause *= 2
+	s.pause = min(2*s.pause, maxSeekPause)
 	if time.Since(s.began)+pause > seekFor {
 		return false
 	}

@@ -114,6 +114,10 @@ func (s session) checkOf(object pkcs11.ObjectHandle, h keyHandle) ([]byte, error
 	return mac[:macCheckSize], err
 }
 
+// errAnother is what verify returns for another key than the one of the handle: it may
+// be that, or that the token computes another MAC than it should.
+var errAnother = fmt.Errorf("hsm: the token gave another key than the one that was stored: %w", kms.ErrUnavailable)
+
 // verify uses object and returns nil if it is the key of h.
 func (s session) verify(object pkcs11.ObjectHandle, h keyHandle) error {
 	if h.purpose == kms.Encryption {
@@ -122,7 +126,7 @@ func (s session) verify(object pkcs11.ObjectHandle, h keyHandle) error {
 	}
 	mac, err := s.mac(object, checkData(h.id))
 	if err == nil && subtle.ConstantTimeCompare(mac[:macCheckSize], h.check) != 1 {
-		return fmt.Errorf("hsm: the token gave another key than the one that was stored: %w", kms.ErrCorrupt)
+		return errAnother
 	}
 	return err
 }

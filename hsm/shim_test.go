@@ -27,7 +27,7 @@ type fault struct {
 	times int           // how many calls; negative: for ever
 	skip  int           // how many calls pass before
 	sleep time.Duration // before each call, in whole milliseconds
-	every int           // only one call of so many sleeps
+	every int           // only one call of so many sleeps, or is answered
 	after bool          // make the real call before the answer
 	flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 	abort bool          // the process ends at the next call or, with times, at so many

@@ -1,8 +1,12 @@
 package hsm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+
+	"github.com/miekg/pkcs11"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -17,26 +21,38 @@ func settle[T any](s session, verdict error, canary func() error, op func() (T, 
 	result, err := op()
 	for tries := 0; ; tries++ {
 		c, _ := classOf(err)
-		bad := verdict != nil && s.answersBadInput(err)
+		bad := verdict != nil && (s.answersBadInput(err) || errors.Is(err, errAnother))
 		if !bad && c != requestFault {
 			return result, err
 		}
 		switch cerr := canary(); {
 		case cerr != nil:
 			return result, askedBefore(err)
-		case tries == 1 && bad:
+		case bad && tries >= s.roundsFor(verdict, c):
 			return result, fmt.Errorf("%w: %w", &settled{err}, verdict)
-		case tries == 1:
+		case !bad && tries == 1:
 			return result, err
 		}
 		result, err = op()
 	}
 }
 
+// roundsFor returns after how many tries more an input counts as bad: an intermittent
+// fault must not look like lost data. One is enough for a code that means nothing else,
+// and for a ciphertext if tagIsBad comes after it.
+func (s session) roundsFor(verdict error, c class) int {
+	if c == inputFault || verdict == kms.ErrCiphertext && s.link.refusals.recomputes {
+		return 1
+	}
+	return 3 + rand.IntN(2) // a fault of every second call must not keep step
+}
+
 // A token's answers to bad input, as they were found out when it was connected to.
 type refusals struct {
 	tag  uint // of C_Decrypt to a ciphertext with another tag
 	wrap uint // of C_UnwrapKey to a wrapped key that was changed
+
+	recomputes bool // it takes an IV a second time, as tagIsBad does
 }
 
 // answersBadInput reports whether err is what the token would answer to bad input.
@@ -84,7 +100,55 @@ func (s *settled) Error() string { return s.err.Error() }
 
 // decrypt opens a ciphertext of the root under k.
 func (s session) decrypt(k *loaded, ciphertext, additionalData []byte) ([]byte, error) {
-	return settle(s, kms.ErrCiphertext,
+	plaintext, err := settle(s, kms.ErrCiphertext,
 		func() error { return s.verify(k.object, k.handle) },
 		func() ([]byte, error) { return s.unseal(k.object, ciphertext, additionalData) })
+	if !errors.Is(err, kms.ErrCiphertext) || isInputFault(err) || !s.link.refusals.recomputes {
+		return plaintext, err
+	}
+	doubt := s.tagIsBad(k.object, ciphertext, additionalData)
+	if c, ok := classOf(doubt); ok && c != sessionFault {
+		doubt = s.tagIsBad(k.object, ciphertext, additionalData)
+	}
+	if doubt != nil {
+		return nil, askedBefore(doubt)
+	}
+	return nil, err
+}
+
+// isInputFault reports whether err is of a code that means bad input only.
+func isInputFault(err error) bool {
+	s, ok := errors.AsType[*settled](err)
+	if !ok {
+		return false
+	}
+	c, ok := classOf(s.err)
+	return ok && c == inputFault
+}
+
+// tagIsBad returns nil if the tag of a ciphertext is not the right one, as the token
+// computes it when it encrypts, and an error if it is, or cannot be told. It is for tokens
+// whose answer to a bad tag also means a fault: one that comes and goes must not
+// make a client think that his data is lost. AES-GCM encrypts by XOR, so to encrypt the
+// ciphertext gives the plaintext, and to encrypt that the ciphertext and its tag (NIST SP
+// 800-38D 7.1). The IV is used again for that, and nothing of it leaves this function.
+func (s session) tagIsBad(key pkcs11.ObjectHandle, ciphertext, additionalData []byte) error {
+	iv, sealed := ciphertext[:ivSize], ciphertext[ivSize:]
+	body, tag := sealed[:len(sealed)-tagSize], sealed[len(sealed)-tagSize:]
+	plain, again := make([]byte, len(sealed)), make([]byte, len(sealed))
+	defer clear(plain)
+	defer clear(again)
+	if _, err := s.link.module.gcm(true, s.handle, key, iv, additionalData, body, plain); err != nil {
+		return err
+	}
+	if _, err := s.link.module.gcm(true, s.handle, key, iv, additionalData, plain[:len(body)], again); err != nil {
+		return err
+	}
+	switch {
+	case !bytes.Equal(again[:len(body)], body):
+		return fmt.Errorf("%w: a plaintext encrypts to another ciphertext under the same IV", errWrong)
+	case bytes.Equal(again[len(body):], tag):
+		return fmt.Errorf("%w: it refuses a ciphertext whose tag is right", errWrong)
+	}
+	return nil
 }

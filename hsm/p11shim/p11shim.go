@@ -41,7 +41,7 @@ type Fault struct {
 	Times int           // how many calls; Forever: all
 	Skip  int           // how many calls pass before
 	Sleep time.Duration // before each call, in whole milliseconds; ends with the fault
-	Every int           // only one call of so many sleeps; zero: each
+	Every int           // only one call of so many sleeps, or is answered with Code; zero: each
 	After bool          // make the real call, and then answer Code
 	Flip  int           // instead of the answer, flip a bit of what this argument (from 1) points to
 	Abort bool          // the process ends at the next call or, with Times or Skip, at those calls

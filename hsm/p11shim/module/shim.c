@@ -47,7 +47,7 @@ struct entry {
 	uint64_t freed;
 	uint64_t offset; // of C_GetSlotList: added to the number of each slot
 	uint64_t hide;   // of C_GetMechanismList: the mechanism that it leaves out
-	uint64_t every;  // not 0: only one call of so many sleeps
+	uint64_t every;  // not 0: only one call of so many sleeps, or is answered
 };
 
 struct list {
@@ -72,8 +72,11 @@ static void wait_for(struct entry *e, uint64_t call)
 }
 
 // due reports whether this call is one to answer, and counts it off.
-static int due(struct entry *e)
+static int due(struct entry *e, uint64_t call)
 {
+	uint64_t every = __atomic_load_n(&e->every, __ATOMIC_SEQ_CST);
+	if (every != 0 && call % every != 0)
+		return 0;
 	uint64_t skip = __atomic_load_n(&e->skip, __ATOMIC_SEQ_CST);
 	while (skip > 0) {
 		if (__atomic_compare_exchange_n(&e->skip, &skip, skip - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
@@ -121,14 +124,14 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 	word rv;
 	uint64_t call = __atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
-	if (x->abort && (!(x->abort & 2) || due(x))) {
+	if (x->abort && (!(x->abort & 2) || due(x, call))) {
 		if (x->abort & 4)
 			*(volatile int *)(x->abort) = 0; // 5 or 7
 		abort();
 	}
 	wait_for(x, call);
 	word before = x->rv;
-	if (!due(x)) {
+	if (!due(x, call)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
 		if (x->hide && rv == 0)
 			leave_out(x->hide, (word *)b, (word *)c);
