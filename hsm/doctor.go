@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/miekg/pkcs11"
 )
 
 // A Report is what Doctor found. It holds no secret.
@@ -104,8 +102,11 @@ func (s session) report(ctx context.Context, c Config, report *Report, how Exami
 		return err
 	}
 	if l.kek != 0 && l.recordKey != nil {
-		report.Checks = append(report.Checks, s.unwrapTemplate()...)
-		report.Checks = append(report.Checks, s.probe()...)
+		checks, err := s.tryKeys()
+		report.Checks = append(report.Checks, checks...)
+		if err != nil {
+			return err
+		}
 	}
 	report.OK = refused(report.Checks) == nil
 	if report.Keys, err = s.residentKeys(); err != nil {
@@ -127,17 +128,10 @@ func (r *Report) uses(mechanism string) {
 	}
 }
 
-// unwrapTemplate says whether the token knows the attribute that keeps stored
-// keys from being unwrapped readable. Where it does, the probe shows that it
-// holds.
-func (s session) unwrapTemplate() []Check {
-	c := Check{What: "CKA_UNWRAP_TEMPLATE", Found: "there", OK: true}
-	switch value, err := s.attribute(s.link.kek, pkcs11.CKA_UNWRAP_TEMPLATE); {
-	case err == nil && len(value) == 0:
-		c.Found, c.OK = "empty", false
-		c.Why = "whoever has the PIN could unwrap stored keys so that they can be read; keygate hsm init makes a KEK that has one"
-	case err != nil:
-		c.Found = "not known to the token: whoever has the PIN could unwrap stored keys so that they can be read"
-	}
-	return []Check{c}
+// tryKeys uses the root keys as Open does, and says how it is that they keep what they
+// wrap.
+func (s session) tryKeys() ([]Check, error) {
+	checks := s.probe()
+	templates, err := s.unwrapTemplates()
+	return append(checks, templates...), err
 }
