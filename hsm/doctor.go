@@ -3,7 +3,10 @@ package hsm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/keygate/keygate/kms"
 )
 
 // A Report is what Doctor found. It holds no secret.
@@ -27,6 +30,8 @@ type Examination struct {
 	// Latencies has it measure the calls that a gateway makes, 200 of each or for two
 	// seconds.
 	Latencies bool
+
+	same *acquaintance // of the tokens of ExamineEach
 }
 
 // Doctor is Examine, in its simplest form.
@@ -63,6 +68,25 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 		report.OK, report.Unfinished = false, err.Error()
 	}
 	return report, errors.Join(err, t.end())
+}
+
+// ExamineEach is Examine of each token that cfg names, in their order, and of whether
+// they have the same root keys, as those of a Root must. A token that is not fit by
+// itself is left out of that.
+func ExamineEach(ctx context.Context, cfg Config, how Examination) (reports []Report, err error) {
+	tokens := cfg.EachToken()
+	if len(tokens) > 1 {
+		how.same = new(acquaintance)
+	}
+	var errs []error
+	for _, one := range tokens {
+		report, err := Examine(ctx, one, how)
+		if err != nil && len(tokens) > 1 {
+			err = fmt.Errorf("token %s: %w", one.tokenName(), err)
+		}
+		reports, errs = append(reports, report), append(errs, err)
+	}
+	return reports, errors.Join(errs...)
 }
 
 // look reports what can be known without a login.
@@ -102,9 +126,7 @@ func (s session) report(ctx context.Context, c Config, report *Report, how Exami
 		return err
 	}
 	if l.kek != 0 && l.recordKey != nil {
-		checks, err := s.tryKeys()
-		report.Checks = append(report.Checks, checks...)
-		if err != nil {
+		if err := s.tryKeys(report, how.same); err != nil {
 			return err
 		}
 	}
@@ -128,10 +150,30 @@ func (r *Report) uses(mechanism string) {
 	}
 }
 
-// tryKeys uses the root keys as Open does, and says how it is that they keep what they
-// wrap.
-func (s session) tryKeys() ([]Check, error) {
-	checks := s.probe()
+// tryKeys reports whether the root keys work, as Open does, how it is that they keep what
+// they wrap and, if the token is fit so far, whether they are those of the others.
+func (s session) tryKeys(report *Report, same *acquaintance) error {
+	report.Checks = append(report.Checks, s.probe()...)
 	templates, err := s.unwrapTemplates()
-	return append(checks, templates...), err
+	report.Checks = append(report.Checks, templates...)
+	if err != nil || same == nil || refused(report.Checks) != nil {
+		return err
+	}
+	shared, err := s.compare(same)
+	report.Checks = append(report.Checks, shared...)
+	return err
+}
+
+// compare says whether the root keys are those of the first token that same met, as a
+// group does. Of that one it says nothing. The error is that of the token.
+func (s session) compare(same *acquaintance) ([]Check, error) {
+	first := same.known == nil
+	err := same.recognize(s)
+	switch {
+	case errors.Is(err, kms.ErrDenied):
+		return []Check{{What: "root keys", Found: "not those of the token that was looked at first", Why: err.Error(), err: err}}, nil
+	case err != nil || first:
+		return nil, err
+	}
+	return []Check{{What: "root keys", Found: "those of the token that was looked at first", OK: true}}, nil
 }

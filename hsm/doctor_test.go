@@ -3,7 +3,6 @@ package hsm_test
 import (
 	"encoding/json"
 	"io/fs"
-	"log/slog"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -174,7 +173,7 @@ func TestHS18_TheDoctorTakesWhatOpenTakes(t *testing.T) {
 	} {
 		cfg := configOf(test.f)
 		cfg.Accept = test.accept
-		r, openErr := hsm.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+		r, openErr := hsm.Open(t.Context(), cfg, quiet())
 		if openErr == nil {
 			ok(t, r.Close())
 		}
@@ -235,6 +234,56 @@ func TestHS18_AFaultIsNoUnknownAttribute(t *testing.T) {
 		}
 		if err == nil && report.OK {
 			t.Errorf("read %d failed, and the token is found good", reads-1-i)
+		}
+	}
+}
+
+// Tokens that were each given root keys of their own are no group, as Open says.
+func TestHS16_TheDoctorTellsTokensWithOtherRootKeys(t *testing.T) {
+	one := softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(one))
+	ok(t, err)
+	clone, other, same := softhsm.Clone(t, one), softhsm.Token(t), softhsm.Token(t)
+	_, err = hsm.Init(t.Context(), configOf(other))
+	ok(t, err)
+	as(t, same, func(r raw) { // a token that is refused is not what the others are compared with
+		r.make(kek, nil)
+		r.make(recordKey, nil)
+	})
+	for _, test := range []struct {
+		tokens []softhsm.Fixture
+		taken  []bool
+	}{
+		{[]softhsm.Fixture{one, clone}, []bool{true, true}},
+		{[]softhsm.Fixture{one, other}, []bool{true, false}},
+		{[]softhsm.Fixture{one, other, clone}, []bool{true, false, true}},
+		{[]softhsm.Fixture{same, one, clone}, []bool{false, true, true}},
+	} {
+		cfg := hsm.Config{Module: one.Module}
+		for _, f := range test.tokens {
+			cfg.Tokens = append(cfg.Tokens, hsm.TokenConfig{Module: softhsm.CopyOfModule(t, f), Token: f.Label, PIN: &hsm.PIN{File: f.PINFile}})
+		}
+		r, openErr := hsm.Open(t.Context(), cfg, quiet())
+		if openErr == nil {
+			ok(t, r.Close())
+		}
+		reports, err := hsm.ExamineEach(t.Context(), cfg, hsm.Examination{})
+		ok(t, err)
+		all := true
+		for i, report := range reports {
+			all = all && report.OK
+			why := hsm.Check{}
+			for _, c := range report.Checks {
+				if !c.OK {
+					why = c
+				}
+			}
+			if report.OK != test.taken[i] || test.tokens[i] == other && (!strings.Contains(why.Why, "another record key") || !strings.Contains(why.Why, other.Label)) {
+				t.Errorf("token %d of %d: %v, %+v", i, len(reports), report.OK, why)
+			}
+		}
+		if all != (openErr == nil) || len(reports) != len(test.tokens) {
+			t.Errorf("%d reports, all good: %v, and Open says %v", len(reports), all, openErr)
 		}
 	}
 }
