@@ -108,7 +108,7 @@ func (t *token) look(ctx context.Context, report *Report) error {
 		return err
 	}
 	report.Token, report.Details = info, &details
-	report.Checks = []Check{pinCheck(raw.Flags)} // now, as a login that succeeds clears the flags
+	report.Checks = []Check{pinCheck(raw.Flags), officerCheck(raw.Flags)} // now, as a login that succeeds clears the flags
 	report.Mechanisms, err = t.module.mechanisms(slot)
 	return err
 }
@@ -116,7 +116,7 @@ func (t *token) look(ctx context.Context, report *Report) error {
 // report reports what takes a login.
 func (s session) report(ctx context.Context, c Config, report *Report, how Examination) error {
 	l := s.link
-	if how.FinalTry && !report.Checks[0].OK {
+	if how.FinalTry && !report.Checks[0].OK { // that of the user's PIN
 		report.Checks[0] = Check{What: report.Checks[0].What, Found: "accepted, at the last try", OK: true}
 	}
 	checks, err := s.examine(c)
