@@ -450,7 +450,11 @@ func TestHS16_APairOfAnotherTokenSignsNothing(t *testing.T) {
 	for away := range shims {
 		there := 1 - away
 		shims[away].unplug()
-		r := hsmtest.Open(t, cfg)
+		with := cfg
+		if away == 1 {
+			with = isolated(cfg)
+		}
+		r := hsmtest.Open(t, with)
 		key, err := r.Signer(t.Context(), signingKey)
 		ok(t, err)
 		if !public[there].(*ecdsa.PublicKey).Equal(key.Public()) {
