@@ -3,9 +3,10 @@ package hsm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
-	"github.com/miekg/pkcs11"
+	"github.com/keygate/keygate/kms"
 )
 
 // A Report is what Doctor found. It holds no secret.
@@ -29,6 +30,8 @@ type Examination struct {
 	// Latencies has it measure the calls that a gateway makes, 200 of each or for two
 	// seconds.
 	Latencies bool
+
+	same *acquaintance // of the tokens of ExamineEach
 }
 
 // Doctor is Examine, in its simplest form.
@@ -67,6 +70,25 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	return report, errors.Join(err, t.end())
 }
 
+// ExamineEach is Examine of each token that cfg names, in their order, and of whether
+// they have the same root keys, as those of a Root must. A token that is not fit by
+// itself is left out of that.
+func ExamineEach(ctx context.Context, cfg Config, how Examination) (reports []Report, err error) {
+	tokens := cfg.EachToken()
+	if len(tokens) > 1 {
+		how.same = new(acquaintance)
+	}
+	var errs []error
+	for _, one := range tokens {
+		report, err := Examine(ctx, one, how)
+		if err != nil && len(tokens) > 1 {
+			err = fmt.Errorf("token %s: %w", one.tokenName(), err)
+		}
+		reports, errs = append(reports, report), append(errs, err)
+	}
+	return reports, errors.Join(errs...)
+}
+
 // look reports what can be known without a login.
 func (t *token) look(ctx context.Context, report *Report) error {
 	if err := t.module.enter(ctx, t.module.generation()); err != nil {
@@ -86,7 +108,7 @@ func (t *token) look(ctx context.Context, report *Report) error {
 		return err
 	}
 	report.Token, report.Details = info, &details
-	report.Checks = []Check{pinCheck(raw.Flags)} // now, as a login that succeeds clears the flags
+	report.Checks = []Check{pinCheck(raw.Flags), officerCheck(raw.Flags)} // now, as a login that succeeds clears the flags
 	report.Mechanisms, err = t.module.mechanisms(slot)
 	return err
 }
@@ -94,7 +116,7 @@ func (t *token) look(ctx context.Context, report *Report) error {
 // report reports what takes a login.
 func (s session) report(ctx context.Context, c Config, report *Report, how Examination) error {
 	l := s.link
-	if how.FinalTry && !report.Checks[0].OK {
+	if how.FinalTry && !report.Checks[0].OK { // that of the user's PIN
 		report.Checks[0] = Check{What: report.Checks[0].What, Found: "accepted, at the last try", OK: true}
 	}
 	checks, err := s.examine(c)
@@ -104,8 +126,9 @@ func (s session) report(ctx context.Context, c Config, report *Report, how Exami
 		return err
 	}
 	if l.kek != 0 && l.recordKey != nil {
-		report.Checks = append(report.Checks, s.unwrapTemplate()...)
-		report.Checks = append(report.Checks, s.probe()...)
+		if err := s.tryKeys(report, how.same); err != nil {
+			return err
+		}
 	}
 	report.OK = refused(report.Checks) == nil
 	if report.Keys, err = s.residentKeys(); err != nil {
@@ -127,17 +150,30 @@ func (r *Report) uses(mechanism string) {
 	}
 }
 
-// unwrapTemplate says whether the token knows the attribute that keeps stored
-// keys from being unwrapped readable. Where it does, the probe shows that it
-// holds.
-func (s session) unwrapTemplate() []Check {
-	c := Check{What: "CKA_UNWRAP_TEMPLATE", Found: "there", OK: true}
-	switch value, err := s.attribute(s.link.kek, pkcs11.CKA_UNWRAP_TEMPLATE); {
-	case err == nil && len(value) == 0:
-		c.Found, c.OK = "empty", false
-		c.Why = "whoever has the PIN could unwrap stored keys so that they can be read; keygate hsm init makes a KEK that has one"
-	case err != nil:
-		c.Found = "not known to the token: whoever has the PIN could unwrap stored keys so that they can be read"
+// tryKeys reports whether the root keys work, as Open does, how it is that they keep what
+// they wrap and, if the token is fit so far, whether they are those of the others.
+func (s session) tryKeys(report *Report, same *acquaintance) error {
+	report.Checks = append(report.Checks, s.probe()...)
+	templates, err := s.unwrapTemplates()
+	report.Checks = append(report.Checks, templates...)
+	if err != nil || same == nil || refused(report.Checks) != nil {
+		return err
 	}
-	return []Check{c}
+	shared, err := s.compare(same)
+	report.Checks = append(report.Checks, shared...)
+	return err
+}
+
+// compare says whether the root keys are those of the first token that same met, as a
+// group does. Of that one it says nothing. The error is that of the token.
+func (s session) compare(same *acquaintance) ([]Check, error) {
+	first := same.known == nil
+	err := same.recognize(s)
+	switch {
+	case errors.Is(err, kms.ErrDenied):
+		return []Check{{What: "root keys", Found: "not those of the token that was looked at first", Why: err.Error(), err: err}}, nil
+	case err != nil || first:
+		return nil, err
+	}
+	return []Check{{What: "root keys", Found: "those of the token that was looked at first", OK: true}}, nil
 }

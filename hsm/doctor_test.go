@@ -14,6 +14,7 @@ import (
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
 	"github.com/keygate/keygate/kms"
+	"github.com/keygate/keygate/softhsm"
 )
 
 func TestTheDoctorFindsAGoodTokenGood(t *testing.T) {
@@ -147,5 +148,142 @@ func TestTheDoctorGivesNoVerdictWithoutALogin(t *testing.T) {
 	}
 	if report, err = hsm.Doctor(t.Context(), hsmtest.Empty(t)); err != nil || report.OK || report.Unfinished != "" {
 		t.Errorf("the report of a token without keys is %+v, %v", report, err)
+	}
+}
+
+// Doctor says of a KEK with or without an unwrap template what Open does with it.
+func TestHS18_TheDoctorTakesWhatOpenTakes(t *testing.T) {
+	with, without := softhsm.Token(t), softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(with))
+	ok(t, err)
+	as(t, without, func(r raw) {
+		r.make(kek, nil)
+		r.make(recordKey, nil)
+	})
+	for _, test := range []struct {
+		f      softhsm.Fixture
+		accept []string
+		found  string
+		taken  bool
+	}{
+		{with, nil, "there", true},
+		{with, []string{"CKA_UNWRAP_TEMPLATE"}, "there", true},
+		{without, nil, "empty", false},
+		{without, []string{"CKA_UNWRAP_TEMPLATE"}, "empty, accepted by root.pkcs11.accept", true},
+	} {
+		cfg := configOf(test.f)
+		cfg.Accept = test.accept
+		r, openErr := hsm.Open(t.Context(), cfg, quiet())
+		if openErr == nil {
+			ok(t, r.Close())
+		}
+		report, err := hsm.Doctor(t.Context(), cfg)
+		ok(t, err)
+		if report.OK != test.taken || (openErr == nil) != test.taken {
+			t.Errorf("accept %q, template %q: the doctor says %v, Open %v", test.accept, test.found, report.OK, openErr)
+		}
+		if c := templateCheck(t, report); c.Found != test.found || c.OK != test.taken {
+			t.Errorf("accept %q: the check is %+v, not %q", test.accept, c, test.found)
+		}
+	}
+}
+
+// A KEK that wraps no key, since all stay in the token, gives none away.
+func TestHS18_AKEKThatWrapsNothingNeedsNoTemplate(t *testing.T) {
+	f := softhsm.Token(t)
+	as(t, f, func(r raw) {
+		r.make(kek, nil)
+		r.make(recordKey, nil)
+	})
+	s, cfg := shimBefore(t, f, f.Module, configOf(f))
+	s.fail("C_WrapKey", fault{code: pkcs11.CKR_KEY_NOT_WRAPPABLE, times: forever})
+	cfg.Residency = "token"
+	ok(t, hsmtest.Open(t, cfg).Status(t.Context()))
+	report, err := hsm.Doctor(t.Context(), cfg)
+	ok(t, err)
+	if c := templateCheck(t, report); !report.OK || !c.OK || c.Found != "empty" {
+		t.Errorf("Open takes the token, and the doctor says %v, %+v", report.OK, c)
+	}
+}
+
+func templateCheck(t *testing.T, report hsm.Report) hsm.Check {
+	t.Helper()
+	i := slices.IndexFunc(report.Checks, func(c hsm.Check) bool { return strings.HasSuffix(c.What, "CKA_UNWRAP_TEMPLATE") })
+	if i < 0 {
+		t.Fatalf("the template was not looked at: %+v", report.Checks)
+	}
+	return report.Checks[i]
+}
+
+// Only a token that says so does not know the attribute: one that fails to answer may
+// have a KEK without a template.
+func TestHS18_AFaultIsNoUnknownAttribute(t *testing.T) {
+	s, cfg := shimmed(t)
+	begin := s.calls("C_GetAttributeValue")
+	_, err := hsm.Doctor(t.Context(), cfg)
+	ok(t, err)
+	reads := s.calls("C_GetAttributeValue") - begin
+	for i := range 20 { // the template is among those that are read last
+		s.fail("C_GetAttributeValue", fault{code: pkcs11.CKR_DEVICE_ERROR, times: 1, skip: reads - 1 - i})
+		report, err := hsm.Doctor(t.Context(), cfg)
+		s.heal()
+		for _, c := range report.Checks {
+			if strings.Contains(c.Found, "not known to the token") && strings.HasSuffix(c.What, "CKA_UNWRAP_TEMPLATE") {
+				t.Errorf("read %d failed: %+v", reads-1-i, c)
+			}
+		}
+		if err == nil && report.OK {
+			t.Errorf("read %d failed, and the token is found good", reads-1-i)
+		}
+	}
+}
+
+// Tokens that were each given root keys of their own are no group, as Open says.
+func TestHS16_TheDoctorTellsTokensWithOtherRootKeys(t *testing.T) {
+	one := softhsm.Token(t)
+	_, err := hsm.Init(t.Context(), configOf(one))
+	ok(t, err)
+	clone, other, same := softhsm.Clone(t, one), softhsm.Token(t), softhsm.Token(t)
+	_, err = hsm.Init(t.Context(), configOf(other))
+	ok(t, err)
+	as(t, same, func(r raw) { // a token that is refused is not what the others are compared with
+		r.make(kek, nil)
+		r.make(recordKey, nil)
+	})
+	for _, test := range []struct {
+		tokens []softhsm.Fixture
+		taken  []bool
+	}{
+		{[]softhsm.Fixture{one, clone}, []bool{true, true}},
+		{[]softhsm.Fixture{one, other}, []bool{true, false}},
+		{[]softhsm.Fixture{one, other, clone}, []bool{true, false, true}},
+		{[]softhsm.Fixture{same, one, clone}, []bool{false, true, true}},
+	} {
+		cfg := hsm.Config{Module: one.Module}
+		for _, f := range test.tokens {
+			cfg.Tokens = append(cfg.Tokens, hsm.TokenConfig{Module: softhsm.CopyOfModule(t, f), Token: f.Label, PIN: &hsm.PIN{File: f.PINFile}})
+		}
+		r, openErr := hsm.Open(t.Context(), cfg, quiet())
+		if openErr == nil {
+			ok(t, r.Close())
+		}
+		reports, err := hsm.ExamineEach(t.Context(), cfg, hsm.Examination{})
+		ok(t, err)
+		all := true
+		for i, report := range reports {
+			all = all && report.OK
+			why := hsm.Check{}
+			for _, c := range report.Checks {
+				if !c.OK {
+					why = c
+				}
+			}
+			if report.OK != test.taken[i] || test.tokens[i] == other && (!strings.Contains(why.Why, "another record key") || !strings.Contains(why.Why, other.Label)) {
+				t.Errorf("token %d of %d: %v, %+v", i, len(reports), report.OK, why)
+			}
+		}
+		if all != (openErr == nil) || len(reports) != len(test.tokens) {
+			t.Errorf("%d reports, all good: %v, and Open says %v", len(reports), all, openErr)
+		}
 	}
 }

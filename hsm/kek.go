@@ -21,6 +21,7 @@ type kek struct {
 	form    kekForm
 	trusted bool      // CKA_TRUSTED: the security officer lets it wrap what is under trusted control
 	probe   keyHandle // a key made for the link, that nothing uses
+	unwraps string    // what refuseReadable found; see unwrapping.go
 }
 
 // A kekForm is what the CKA_UNWRAP_TEMPLATE of a KEK asks of the keys that it
@@ -166,19 +167,6 @@ var escapes = []struct {
 	{"to be changed", pkcs11.CKA_MODIFIABLE},
 }
 
-// refuseReadable shows it of all KEKs.
-func (s session) refuseReadable() error {
-	if s.link.probe.handle.wrapping == inToken {
-		return nil // this token wraps no key; see makeAnyProbe
-	}
-	for _, k := range s.link.keks {
-		if err := s.refusesReadable(k); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // refusesReadable shows that whoever has the PIN cannot unwrap what k has wrapped as a
 // key that can be read, or that he could wrap with a key of his own and then read:
 // CKA_UNWRAP_TEMPLATE forbids it. It is shown by trying.
@@ -222,7 +210,8 @@ func (s session) refusesTo(k *kek, a attack, leaks func(pkcs11.ObjectHandle) (bo
 	}
 	if _, err := s.attribute(k.object, pkcs11.CKA_UNWRAP_TEMPLATE); err != nil {
 		if e, ok := errors.AsType[*Error](err); ok && e.Code == pkcs11.CKR_ATTRIBUTE_TYPE_INVALID {
-			return nil // the token knows no such attribute
+			k.unwraps = unwrapsUnguarded
+			return nil
 		}
 	}
 	return fmt.Errorf("hsm: the KEK has no CKA_UNWRAP_TEMPLATE that the token keeps to, with CKA_SENSITIVE true and CKA_EXTRACTABLE false or CKA_WRAP_WITH_TRUSTED true: whoever has the PIN could unwrap the stored keys as keys that can be read (%s): %w", a.name, kms.ErrDenied)

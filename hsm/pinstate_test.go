@@ -63,7 +63,7 @@ func TestHS14_ThePINIsNotRiskedAtTheFinalTry(t *testing.T) {
 		is(t, err, hsm.ErrPINAtRisk)
 		report, err := hsm.Doctor(t.Context(), f.cfg)
 		ok(t, err)
-		if report.OK || report.Details == nil || len(report.Checks) != 1 || report.Checks[0].OK || !strings.Contains(report.Checks[0].Why, text) {
+		if report.OK || report.Details == nil || len(report.Checks) != 2 || report.Checks[0].OK || !strings.Contains(report.Checks[0].Why, text) {
 			t.Errorf("the doctor says %+v", report)
 		}
 	}
@@ -143,6 +143,30 @@ func TestTheDoctorTellsOfAWrongPIN(t *testing.T) {
 		ok(t, err)
 		if !report.OK || !strings.Contains(report.Checks[0].Found, text) {
 			t.Errorf("flags %x: %+v", flag, report.Checks[0])
+		}
+	}
+}
+
+// What is told of the security officer's PIN makes no token unfit: gateways do without.
+func TestTheDoctorTellsOfThePINOfTheSecurityOfficer(t *testing.T) {
+	f := newFlagged(t)
+	for flags, text := range map[uint]string{
+		0:                           "no wrong one since the last login",
+		pkcs11.CKF_SO_PIN_COUNT_LOW: "a wrong one was given since the last login",
+		pkcs11.CKF_SO_PIN_COUNT_LOW | pkcs11.CKF_SO_PIN_FINAL_TRY:         "one wrong one more locks it",
+		pkcs11.CKF_SO_PIN_FINAL_TRY | pkcs11.CKF_SO_PIN_LOCKED:            "locked",
+		pkcs11.CKF_SO_PIN_TO_BE_CHANGED:                                   "no wrong one since the last login; to be changed",
+		pkcs11.CKF_SO_PIN_LOCKED | pkcs11.CKF_SO_PIN_TO_BE_CHANGED:        "locked; to be changed",
+		pkcs11.CKF_USER_PIN_COUNT_LOW | pkcs11.CKF_USER_PIN_TO_BE_CHANGED: "no wrong one since the last login",
+	} {
+		f.set(flags)
+		report, err := hsm.Doctor(t.Context(), f.cfg)
+		ok(t, err)
+		if c := report.Checks[1]; c.What != "PIN of the security officer" || c.Found != text || !c.OK {
+			t.Errorf("flags %x: %+v, not %q", flags, c, text)
+		}
+		if c := report.Checks[0]; !report.OK || c.What != "PIN of the user" || !c.OK || strings.Contains(c.Found, "a wrong one") != (flags&pkcs11.CKF_USER_PIN_COUNT_LOW != 0) {
+			t.Errorf("flags %x: the token is fit: %v; %+v", flags, report.OK, c)
 		}
 	}
 }

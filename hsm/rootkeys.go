@@ -101,7 +101,7 @@ func rootKeyName(name string) ([]*pkcs11.Attribute, error) {
 	}
 	label, id := u.path["object"], u.path["id"]
 	if label == "" || id == "" || len(u.query) > 0 {
-		return nil, fmt.Errorf("%q: it is a label, or %sobject=LABEL;id=%%01%%02...", name, rootKeyScheme)
+		return nil, fmt.Errorf("%q: it is a label, or %sobject=LABEL;id=%%01%%02", name, rootKeyScheme)
 	}
 	return []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_LABEL, label), pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(id))}, nil
 }

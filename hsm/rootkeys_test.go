@@ -56,11 +56,12 @@ func (r raw) makeImported(which int) {
 	ok(r.t, err)
 }
 
-// wrongOf returns the attributes of one root key that the doctor finds wrong.
+// wrongOf returns the attributes of one root key that the doctor finds wrong, but for
+// CKA_UNWRAP_TEMPLATE, which no KEK of these tests has.
 func wrongOf(report hsm.Report, which int) (wrong []string) {
 	label := []string{kek: fmt.Sprintf("KEK %q: ", hsm.DefaultKEK), recordKey: fmt.Sprintf("record key %q: ", hsm.DefaultRecordKey)}[which]
 	for _, c := range report.Checks {
-		if attribute, its := strings.CutPrefix(c.What, label); its && !c.OK {
+		if attribute, its := strings.CutPrefix(c.What, label); its && !c.OK && attribute != "CKA_UNWRAP_TEMPLATE" {
 			wrong = append(wrong, attribute)
 		}
 	}

@@ -1,6 +1,7 @@
 package hsm
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -16,17 +17,22 @@ import (
 )
 
 // A Signer is a private key in a token of a Root: a crypto.Signer. A signature is one
-// op, so it takes no longer than Config.Timeout, waits in the queue of the token's
-// calls, and is gone for if the module hangs.
+// op, or two where the token is asked for the first time, so it takes no longer than
+// Config.Timeout in each, waits in the queue of the token's calls, and is gone for if the
+// module hangs.
 //
-// The public key is read once. Each signature is verified against it before it is
-// given out: after the module was initialised anew or the token was replaced, a label
-// or a handle may stand for another key.
+// The public key is read once, and is that of the first token that answered. Another
+// token signs only if it has shown the same one: it may have a pair of its own under the
+// name, and then is as one without the key. Each signature is verified against the public
+// key before it is given out: after the module was initialised anew or the token was
+// replaced, a label or a handle may stand for another key.
 type Signer struct {
 	root   *Root
 	name   KeyName
+	der    []byte // the public key, PKIX
 	public crypto.PublicKey
-	last   atomic.Int64 // the member of the group that has the key, as far as is known
+	has    []atomic.Bool // by member of the group: it has shown the public key
+	last   atomic.Int64  // the member that has the key, as far as is known
 }
 
 var _ crypto.Signer = (*Signer)(nil)
@@ -36,19 +42,17 @@ var errWrongSignature = fmt.Errorf("hsm: the token's signature is not that of th
 
 // Signer returns the private key that name means: ECDSA on P-256 or P-384, or RSA of
 // 2048 bits or more, that cannot leave the token, together with its public key. Of
-// several tokens it is in at least one. The root has to have been opened with
+// several tokens it is in at least one; where they have pairs of their own under the name,
+// it is that of the first that answers. The root has to have been opened with
 // Config.Signs or a SigningKey. ErrNoKey is returned if there is no such key.
 func (r *Root) Signer(ctx context.Context, name KeyName) (*Signer, error) {
-	s := &Signer{root: r, name: name}
-	request, err := json.Marshal(name)
-	if err != nil {
+	s := &Signer{root: r, name: name, has: make([]atomic.Bool, len(r.group.members))}
+	var err error
+	if s.der, err = s.ask(func(at int) ([]byte, error) { return s.publicKeyIn(ctx, at) }); err != nil {
 		return nil, err
 	}
-	der, err := s.ask(ctx, &op{kind: opPublicKey, b: request}, nil)
-	if err != nil {
-		return nil, err
-	}
-	if s.public, err = x509.ParsePKIXPublicKey(der); err != nil {
+	s.has[s.last.Load()].Store(true)
+	if s.public, err = x509.ParsePKIXPublicKey(s.der); err != nil {
 		return nil, fmt.Errorf("hsm: the public key of %s: %w", name, err)
 	}
 	return s, nil
@@ -65,14 +69,46 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	return s.ask(context.Background(), &op{kind: opSign, a: digest, b: request}, func(answer []byte) error {
-		if !q.verifies(s.public, digest, answer) {
+	return s.ask(func(at int) ([]byte, error) {
+		ctx := context.Background()
+		if err := s.seen(ctx, at); err != nil {
+			return nil, err
+		}
+		answer, err := s.root.group.members[at].do(ctx, &op{kind: opSign, a: digest, b: request})
+		if err == nil && !q.verifies(s.public, digest, answer) {
 			s.root.wrongSignatures.Add(1)
 			s.root.group.log.Error("hsm: a token's signature is not that of the key: it was not given out", "key", s.name.String())
-			return errWrongSignature
+			return nil, errWrongSignature
 		}
-		return nil
+		return answer, err
 	})
+}
+
+// seen returns nil if the token of a member has shown the public key, once. One that has
+// another is not ill, and may be given the key later.
+func (s *Signer) seen(ctx context.Context, at int) error {
+	if s.has[at].Load() {
+		return nil
+	}
+	der, err := s.publicKeyIn(ctx, at)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(der, s.der) {
+		return fmt.Errorf("%w: %s: its key %s is another one", ErrNoKey, s.root.group.members[at].name, s.name)
+	}
+	s.has[at].Store(true)
+	return nil
+}
+
+// publicKeyIn returns the public key, PKIX in DER, of the key of the name in the token of
+// a member.
+func (s *Signer) publicKeyIn(ctx context.Context, at int) ([]byte, error) {
+	request, err := json.Marshal(s.name)
+	if err != nil {
+		return nil, err
+	}
+	return s.root.group.members[at].do(ctx, &op{kind: opPublicKey, b: request})
 }
 
 // verifies reports whether answer is the signature of a digest.
@@ -89,22 +125,19 @@ func (q signature) verifies(public crypto.PublicKey, digest, answer []byte) bool
 	return false
 }
 
-// ask does o in the token that had the key last, and then in the others, those that
-// work first, until check, if it is not nil, takes an answer.
-func (s *Signer) ask(ctx context.Context, o *op, check func([]byte) error) ([]byte, error) {
+// ask has the token that had the key last do something, and then the others, those that
+// work first, until one succeeds.
+func (s *Signer) ask(do func(at int) ([]byte, error)) ([]byte, error) {
 	members := s.root.group.members
+	first := int(s.last.Load()) // others who sign may change it
 	var errs []error
 	for _, working := range []bool{true, false} {
 		for i := range members {
-			at := (int(s.last.Load()) + i) % len(members)
-			m := members[at]
-			if m.works() != working {
+			at := (first + i) % len(members)
+			if members[at].works() != working {
 				continue
 			}
-			answer, err := m.do(ctx, o)
-			if err == nil && check != nil {
-				err = check(answer)
-			}
+			answer, err := do(at)
 			if err == nil {
 				s.last.Store(int64(at))
 				return answer, nil

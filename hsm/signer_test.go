@@ -413,7 +413,8 @@ func TestHS16_ATokenThatHasTheKeySigns(t *testing.T) {
 	if len(a.Envelopes) != 1 || len(a.Missing) != 1 {
 		t.Errorf("%d statements, missing: %q", len(a.Envelopes), a.Missing)
 	}
-	// Another pair under the label, in the first token, signs nothing that is given out.
+	// Another pair under the label, in the first token, is not the key: it does not sign,
+	// and nothing is wrong with the token.
 	other := cfg.EachToken()[0]
 	_, made, err := hsm.InitSigningKey(t.Context(), other)
 	ok(t, err)
@@ -421,10 +422,66 @@ func TestHS16_ATokenThatHasTheKeySigns(t *testing.T) {
 		t.Fatal("the first token had the key")
 	}
 	shims[1].unplug()
-	is(t, signs(t, key), kms.ErrUnavailable)
-	if r.WrongSignatures() == 0 {
-		t.Error("the other key's signature was not noticed")
+	eventually(t, func() bool { return errors.Is(signs(t, key), hsm.ErrNoKey) })
+	err = signs(t, key)
+	is(t, err, kms.ErrUnavailable)
+	says(t, err, "its key \"keygate-sign\" is another one")
+	if n := r.WrongSignatures(); n != 0 {
+		t.Errorf("%d alarms for a key that never was the one", n)
 	}
 	shims[1].heal()
 	eventually(t, func() bool { return signs(t, key) == nil })
+	if status := r.Tokens()[0]; !status.Works || status.Trips > 0 {
+		t.Errorf("the first token is out of use: %+v", status)
+	}
+}
+
+// Each of two tokens has a pair of its own: a signer has that of the token which was
+// there first, and the other signs nothing for it, whichever comes and goes.
+func TestHS16_APairOfAnotherTokenSignsNothing(t *testing.T) {
+	shims, cfg := pair(t)
+	public := make([]crypto.PublicKey, 2)
+	for i, one := range cfg.EachToken() {
+		var err error
+		public[i], _, err = hsm.InitSigningKey(t.Context(), one)
+		ok(t, err)
+	}
+	cfg.SigningKey = hsm.DefaultSigningKey
+	for away := range shims {
+		there := 1 - away
+		shims[away].unplug()
+		with := cfg
+		if away == 1 {
+			with = isolated(cfg)
+		}
+		r := hsmtest.Open(t, with)
+		key, err := r.Signer(t.Context(), signingKey)
+		ok(t, err)
+		if !public[there].(*ecdsa.PublicKey).Equal(key.Public()) {
+			t.Fatalf("with token %d away the key is not that of the other", away)
+		}
+		shims[away].heal()
+		eventually(t, func() bool { return r.Tokens()[away].Works })
+		for range 3 {
+			ok(t, signs(t, key))
+		}
+		shims[there].unplug()
+		eventually(t, func() bool { return errors.Is(signs(t, key), hsm.ErrNoKey) })
+		if n := r.WrongSignatures(); n != 0 {
+			t.Errorf("%d alarms, though no token is ill", n)
+		}
+		shims[there].heal()
+		eventually(t, func() bool { return signs(t, key) == nil && r.Tokens()[there].Works })
+		if !r.Tokens()[away].Works {
+			t.Errorf("token %d was put out of use", away)
+		}
+		// A signature that is not that of the token's own key is an alarm as before.
+		shims[there].fail("C_Sign", fault{times: forever, flip: 4})
+		says(t, signs(t, key), "not that of the key")
+		shims[there].heal()
+		if r.WrongSignatures() == 0 {
+			t.Error("a wrong signature was not counted")
+		}
+		eventually(t, func() bool { return signs(t, key) == nil })
+	}
 }

@@ -33,8 +33,11 @@ type Statement struct {
 	// TrustedKeys is how many keys with CKA_TRUSTED wrap, beside KEKs: whoever has the
 	// PIN and can unwrap what one of them wraps has all master keys that a KEK which
 	// can be replaced wraps. Null: the token does not tell.
-	TrustedKeys *int   `json:"trusted_keys"`
-	SigningKey  []byte `json:"signing_key"` // public key, PKIX in DER
+	TrustedKeys *int `json:"trusted_keys"`
+	// Broke has the rules that are broken, with what that means, and are accepted by
+	// root.pkcs11.accept. Null: it is not told.
+	Broke      []string `json:"broke"`
+	SigningKey []byte   `json:"signing_key"` // public key, PKIX in DER
 }
 
 // A StatementToken is the token of a Statement.
@@ -54,6 +57,11 @@ type StatementKey struct {
 	Check string `json:"check_value,omitempty"` // 8 bytes that are the same for the same key, in hex; see CheckMethod
 	// CheckMethod says how Check was made.
 	CheckMethod string `json:"check_method,omitempty"`
+	// Unwraps says of a KEK what came of tries, when the token was connected to, to
+	// unwrap a key of it so that it can be read, or that any key wraps it: hidden, none
+	// gave the key away; readable, one did; unguarded, one did and the token does not
+	// know CKA_UNWRAP_TEMPLATE; nothing, the token wraps no key.
+	Unwraps string `json:"unwraps,omitempty"`
 	// Attributes has the attributes by name; null: the token does not know it, or
 	// does not tell.
 	Attributes map[string]*bool `json:"attributes"`
@@ -102,8 +110,8 @@ const MaxNonce = 64
 // What a token is told of an AttestRequest, as JSON, with opAttest.
 type statementRequest struct {
 	AttestRequest
-	KEK, RecordKey, SigningKey string
-	Tokens                     int
+	RecordKey, SigningKey string
+	Tokens                int
 }
 
 // An Attestation is one for each token of a Root that works.
@@ -121,7 +129,7 @@ func (r *Root) Attest(ctx context.Context, a AttestRequest) (Attestation, error)
 	if r.cfg.SigningKey == "" || len(a.Nonce) > MaxNonce {
 		return all, fmt.Errorf("hsm: attest: there is no signing_key, or the nonce is longer than %d bytes: %w", MaxNonce, kms.ErrUnsupported)
 	}
-	request, err := json.Marshal(statementRequest{a, r.cfg.KEK, r.cfg.RecordKey, r.cfg.SigningKey, len(r.group.members)})
+	request, err := json.Marshal(statementRequest{a, r.cfg.RecordKey, r.cfg.SigningKey, len(r.group.members)})
 	if err != nil {
 		return all, err
 	}
@@ -156,7 +164,7 @@ func (s session) statement(request, nonce []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := Statement{Version: 1, Time: time.Now().UTC(), Nonce: hex.EncodeToString(nonce), Cluster: q.Cluster, Gateway: q.Gateway, Tokens: q.Tokens}
+	st := Statement{Version: 1, Time: time.Now().UTC(), Nonce: hex.EncodeToString(nonce), Cluster: q.Cluster, Gateway: q.Gateway, Tokens: q.Tokens, Broke: append([]string{}, s.link.broke...)}
 	if st.SigningKey, err = x509.MarshalPKIXPublicKey(public); err != nil {
 		return nil, err
 	}
@@ -194,7 +202,7 @@ func (s session) describeToken() (StatementToken, error) {
 
 // stateKeys describes the root keys that are in use, and the signing key.
 func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
-	kek, err := s.describeKEK(roleKEK, q.KEK, s.link.kek)
+	kek, err := s.describeKEK(roleKEK, s.link.present())
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +230,7 @@ func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
 		if k.id == s.link.kekID {
 			continue
 		}
-		other, err := s.describeKEK(roleOtherKEK, k.label, k.object)
+		other, err := s.describeKEK(roleOtherKEK, k)
 		if err != nil {
 			return nil, err
 		}
@@ -231,12 +239,13 @@ func (s session) stateKeys(q statementRequest) ([]StatementKey, error) {
 	return all, nil
 }
 
-func (s session) describeKEK(role, label string, key pkcs11.ObjectHandle) (StatementKey, error) {
-	k, err := s.describeKey(role, label, key)
+func (s session) describeKEK(role string, k *kek) (StatementKey, error) {
+	d, err := s.describeKey(role, k.label, k.object)
+	d.Unwraps = k.unwraps
 	if err == nil {
-		k.Check, k.CheckMethod, err = s.kekCheckValue(key)
+		d.Check, d.CheckMethod, err = s.kekCheckValue(k.object)
 	}
-	return k, err
+	return d, err
 }
 
 // tellTrusted returns Statement.TrustedKeys.

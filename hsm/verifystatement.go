@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 )
@@ -61,17 +62,17 @@ var signingRules = append(append(secret[:len(secret):len(secret)], privateRules.
 )
 
 // Weak says what is wrong with the keys of the statement, by the rules that Open and
-// Doctor have for them, with nothing accepted.
+// Doctor have for them, with nothing accepted, and what it should tell and does not. It
+// also names a KEK that gives keys away in a token that does not know
+// CKA_UNWRAP_TEMPLATE, which Open takes.
 func (st Statement) Weak() []string {
 	weak := []string{}
-	rules := map[string][]rule{roleKEK: kekRules, roleOtherKEK: kekRules, roleRecord: recordRules, roleSigning: signingRules}
 	seen := make(map[string]bool)
 	for _, k := range st.Keys {
 		seen[k.Role] = true
-		for _, r := range rules[k.Role] {
-			if text := k.breaks(r); text != "" && !seen[k.Role+k.Label+text] {
-				seen[k.Role+k.Label+text] = true
-				weak = append(weak, fmt.Sprintf("%s key %q: %s", k.Role, k.Label, text))
+		for _, text := range k.weak() {
+			if text = fmt.Sprintf("%s key %q: %s", k.Role, k.Label, text); !slices.Contains(weak, text) {
+				weak = append(weak, text)
 			}
 		}
 	}
@@ -80,8 +81,49 @@ func (st Statement) Weak() []string {
 			weak = append(weak, "the statement has no "+role+" key")
 		}
 	}
-	if n := st.TrustedKeys; n != nil && *n > 0 {
-		weak = append(weak, fmt.Sprintf("%d keys have CKA_TRUSTED and wrap, and are no KEKs: who can unwrap what they wrap can read all keys", *n))
+	return append(append(weak, st.weakTrust()...), st.weakRules()...)
+}
+
+// weak says what is wrong with a key.
+func (k StatementKey) weak() (weak []string) {
+	rules := map[string][]rule{roleKEK: kekRules, roleOtherKEK: kekRules, roleRecord: recordRules, roleSigning: signingRules}
+	for _, r := range rules[k.Role] {
+		if text := k.breaks(r); text != "" {
+			weak = append(weak, text)
+		}
+	}
+	if k.Role != roleKEK && k.Role != roleOtherKEK {
+		return weak
+	}
+	switch k.Unwraps {
+	case unwrapsHidden, unwrapsNothing:
+		return weak
+	case unwrapsReadable:
+		return append(weak, whyUnwrapped)
+	case unwrapsUnguarded:
+		return append(weak, whyUnwrapped+": the token does not know CKA_UNWRAP_TEMPLATE")
+	}
+	return append(weak, fmt.Sprintf("the statement does not say whether stored keys can be unwrapped so that they can be read (%q)", k.Unwraps))
+}
+
+func (st Statement) weakTrust() []string {
+	switch n := st.TrustedKeys; {
+	case n == nil:
+		return []string{"the token does not tell how many keys have CKA_TRUSTED and wrap: who can unwrap what they wrap can read all keys"}
+	case *n > 0:
+		return []string{fmt.Sprintf("%d keys have CKA_TRUSTED and wrap, and are no KEKs: who can unwrap what they wrap can read all keys", *n)}
+	}
+	return nil
+}
+
+// weakRules names the rules that are broken and accepted: not all that they are about is
+// in attributes.
+func (st Statement) weakRules() (weak []string) {
+	if st.Broke == nil {
+		return []string{"the statement does not say which rules root.pkcs11.accept lets be broken"}
+	}
+	for _, text := range st.Broke {
+		weak = append(weak, "accepted by root.pkcs11.accept: "+text)
 	}
 	return weak
 }

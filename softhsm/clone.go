@@ -16,7 +16,9 @@ func Clone(tb testing.TB, f Fixture) Fixture {
 	dir := f.directory(tb)
 	clone := f
 	clone.Label = "test-" + random(8)
-	to := filepath.Join(f.Tokens, "clone-"+random(8))
+	// Made beside the tokens: a library that is initialised meanwhile writes into each
+	// token that it sees.
+	to := filepath.Join(filepath.Dir(f.Tokens), "clone-"+random(8))
 	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
 		tb.Fatal("softhsm: ", err)
 	}
@@ -33,6 +35,9 @@ func Clone(tb testing.TB, f Fixture) Fixture {
 	object = bytes.ReplaceAll(object, []byte(f.Label), []byte(clone.Label))
 	object = bytes.ReplaceAll(object, serial, []byte(random(8)))
 	if err := os.WriteFile(path, object, 0o600); err != nil {
+		tb.Fatal("softhsm: ", err)
+	}
+	if err := os.Rename(to, filepath.Join(f.Tokens, filepath.Base(to))); err != nil {
 		tb.Fatal("softhsm: ", err)
 	}
 	return clone

@@ -115,7 +115,8 @@ func newHSMAttestVerifyCommand() *cobra.Command {
 		Long: `Verify what "keygate hsm attest" printed, or a gateway answered: that each statement
 is signed by the public key of PUB, as "keygate hsm public-key" prints it, and with
 --nonce and --max-age that it is new. FILE may be - for standard input. Then the
-attributes of the keys are looked at, by the rules that a gateway has for them.
+attributes of the keys are looked at, by the rules that a gateway has for them, what
+it found when it tried to unwrap a key readable, and which rules it was told to accept.
 
 The exit code is 0 only if all statements are good and nothing is weak.`,
 		Args: cobra.ExactArgs(1),
@@ -212,6 +213,9 @@ func describeStatements(w io.Writer, results []attestationResult) {
 			fmt.Fprintf(w, "%s:\t%s, CKA_ID %s", strings.Replace(k.Role+" key", "kek key", "kek", 1), k.Label, k.ID)
 			if k.Check != "" {
 				fmt.Fprintf(w, ", check value %s", k.Check)
+			}
+			if k.Unwraps != "" {
+				fmt.Fprintf(w, ", what it unwraps is %s", k.Unwraps)
 			}
 			fmt.Fprintln(w)
 		}

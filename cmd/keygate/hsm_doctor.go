@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -21,8 +20,9 @@ func newHSMDoctorCommand() *cobra.Command {
 		Short: "Say whether a token can be the root of trust",
 		Long: `Look at the token of a configuration, or each of several: what it is and can do,
 whether the root keys are there and can neither leave it nor give away what they
-wrap, whether they work, and how long the calls take that a gateway makes. Nothing
-in it is changed. The exit code is 0 only if all is well.
+wrap, whether they work, and how long the calls take that a gateway makes; and of
+several tokens, whether they have the same root keys. Nothing in them is changed. The
+exit code is 0 only if all is well.
 
 It logs in once. Where the token says that one wrong PIN more locks it, neither
 doctor nor server tries the PIN; --final-try has doctor do it, and if the PIN is
@@ -41,32 +41,21 @@ right, the token's count begins anew.`,
 		if err != nil {
 			return err
 		}
-		return examine(cmd.Context(), cmd.OutOrStdout(), cfg.EachToken(), how, *asJSON)
+		return examine(cmd.Context(), cmd.OutOrStdout(), cfg, how, *asJSON)
 	}
 	return cmd
 }
 
-// examine reports on tokens. With --json that of one is an object, and that of
+// examine reports on the tokens of cfg. With --json that of one is an object, and that of
 // several an array.
-func examine(ctx context.Context, out io.Writer, tokens []hsm.Config, how hsm.Examination, asJSON bool) error {
-	var reports []hsm.Report
-	var errs []error
-	fit := true
-	for _, cfg := range tokens {
-		report, err := hsm.Examine(ctx, cfg, how)
-		if err != nil && len(tokens) > 1 {
-			err = fmt.Errorf("token %q: %w", cfg.Token, err)
-		}
-		errs = append(errs, err)
-		fit = fit && report.OK
-		if report.Details != nil { // else there is nothing but the error
-			reports = append(reports, report)
-		}
-	}
-	if err := printReports(out, reports, len(tokens) > 1, asJSON); err != nil {
+func examine(ctx context.Context, out io.Writer, cfg hsm.Config, how hsm.Examination, asJSON bool) error {
+	all, err := hsm.ExamineEach(ctx, cfg, how)
+	fit := !slices.ContainsFunc(all, func(r hsm.Report) bool { return !r.OK })
+	seen := slices.DeleteFunc(all, func(r hsm.Report) bool { return r.Details == nil }) // there is nothing but the error
+	if err := printReports(out, seen, len(cfg.Tokens) > 1, asJSON); err != nil {
 		return err
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		return err
 	}
 	if !fit {
