@@ -33,8 +33,11 @@ const (
 	checkpointOperation = "audit:checkpoint"
 )
 
+// logIDSize is the length of the name of a chain, in bytes.
+const logIDSize = 16
+
 func newChain() chain {
-	id := make([]byte, 16)
+	id := make([]byte, logIDSize)
 	rand.Read(id)
 	return chain{on: true, log: hex.EncodeToString(id)}
 }

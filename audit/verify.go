@@ -149,7 +149,7 @@ func (v *Verifier) remember(line []byte) {
 // chain takes in a line that says where a chain stands.
 func (v *Verifier) chain(c chainLine) {
 	value, ok := sum(c.Value)
-	if !ok {
+	if !ok || !isLogID(c.Log) {
 		v.problem("the line about the chain is malformed")
 		return
 	}
@@ -221,16 +221,16 @@ func (v *Verifier) passOver() {
 func (v *Verifier) checkpoint(c checkpointLine) {
 	switch {
 	case c.Key != v.keyID:
-		v.problem("checkpoint %d is signed by another key: %s", c.Sequence, c.Key)
+		v.problem("checkpoint %d is signed by another key: %s", c.Sequence, shown(c.Key))
 		return
 	case !verifies(v.key, c.signed(), c.Signature):
 		v.problem("the signature of checkpoint %d is wrong", c.Sequence)
 		return
 	case !v.known:
-		v.problem("the beginning of the log %s is not in these files", c.Log)
+		v.problem("the beginning of the log %s is not in these files", shown(c.Log))
 		return
 	case c.Log != v.log:
-		v.problem("the checkpoint is of the log %s, and the lines before it are of %s", c.Log, v.log)
+		v.problem("the checkpoint is of the log %s, and the lines before it are of %s", shown(c.Log), v.log)
 		return
 	case c.Sequence <= v.sequence:
 		v.problem("checkpoint %d comes after checkpoint %d", c.Sequence, v.sequence)
@@ -266,4 +266,19 @@ func sum(text string) (value [sha256.Size]byte, ok bool) {
 		return value, false
 	}
 	return [sha256.Size]byte(b), true
+}
+
+// isLogID reports whether text can be the name of a chain.
+func isLogID(text string) bool {
+	b, err := hex.DecodeString(text)
+	return err == nil && len(b) == logIDSize
+}
+
+// shown returns text of a line, which may be forged, as it can be shown on a terminal:
+// as it is if it is hex, as names of keys and chains are, else quoted and cut.
+func shown(text string) string {
+	if _, err := hex.DecodeString(text); err == nil && len(text) <= 2*sha256.Size {
+		return text
+	}
+	return fmt.Sprintf("%.64q", text)
 }

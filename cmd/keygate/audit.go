@@ -39,7 +39,7 @@ The exit code is 0 only if all else is as it was.`,
 	cmd.RunE = func(cmd *cobra.Command, files []string) error {
 		result, err := verifyAudit(cmd.InOrStdin(), key, files)
 		if err != nil {
-			return err
+			return explain(err) // has names of files, which whoever writes the log may have chosen
 		}
 		if err := printResult(cmd.OutOrStdout(), *asJSON, result, func(w io.Writer) { describeVerification(w, result) }); err != nil {
 			return err
@@ -84,7 +84,7 @@ func describeVerification(w io.Writer, r audit.Verification) {
 	fmt.Fprintf(w, "lines:\t%d\ncheckpoints:\t%d\ncovered:\t%d\n", r.Lines, r.Checkpoints, r.Covered)
 	fmt.Fprintf(w, "before the log was signed:\t%d\nafter the last checkpoint:\t%d\n", r.Before, r.After)
 	for _, p := range r.Problems {
-		fmt.Fprintf(w, "%s:%d:\t%s\n", p.File, p.Line, p.Text)
+		fmt.Fprintf(w, "%s:%d:\t%s\n", printable(p.File), p.Line, printable(p.Text))
 	}
 	switch {
 	case r.OK:
