@@ -31,3 +31,60 @@ func TestAU09_WhatAForgedLineSaysIsShownAsText(t *testing.T) {
 		}
 	}
 }
+
+// An entry that was added without a line break at the end of a file, where grep and jq
+// read it as any other, is found: it is no line of the chain.
+func TestAU09_AnEntryWithoutALineBreakIsFound(t *testing.T) {
+	key := newSigner(t)
+	texts := rotated(t, key, 3)
+	whole := verify(t, key, texts...)
+	if !whole.OK {
+		t.Fatalf("untouched: %+v", whole)
+	}
+	forged := entry(99).AppendJSON(nil)
+	for i := range 2 {
+		changed := append([][]byte(nil), texts...)
+		changed[i] = append(bytes.Clone(texts[i]), forged...)
+		r := verify(t, key, changed...)
+		if r.OK || r.Lines != whole.Lines+1 || len(r.Problems) != 1 || r.Problems[0].File != fmt.Sprint("file ", i) ||
+			r.Problems[0].Line != bytes.Count(texts[i], []byte("\n"))+1 {
+			t.Errorf("added to file %d: %+v", i, r)
+		}
+	}
+	last := append([][]byte(nil), texts...)
+	last[2] = append(bytes.Clone(texts[2]), forged...)
+	if r := verify(t, key, last...); !r.OK || r.Lines != whole.Lines+1 || r.After != whole.After+1 || r.Covered != whole.Covered {
+		t.Errorf("added to the last file, where no checkpoint covers it yet: %+v", r)
+	}
+	if r := verify(t, key, forged); r.OK || r.Lines != 1 || r.Before != 1 {
+		t.Errorf("alone: %+v", r)
+	}
+}
+
+// A line that was begun in one file and could not be ended there is whole in the next:
+// the piece is no tampering. An empty file between the two changes nothing.
+func TestAU09_APieceThatTheNextFileHasWholeIsNone(t *testing.T) {
+	key := newSigner(t)
+	texts := rotated(t, key, 2)
+	whole := verify(t, key, texts...)
+	second := bytes.SplitAfter(texts[1], []byte("\n"))[1] // the first says where the chain stands
+	for _, n := range []int{1, len(second) / 2, len(second) - 1} {
+		torn := append(bytes.Clone(texts[0]), second[:n]...)
+		for _, files := range [][][]byte{{torn, texts[1]}, {torn, nil, texts[1]}} {
+			if r := verify(t, key, files...); !r.OK || r.Lines != whole.Lines || r.Covered != whole.Covered {
+				t.Errorf("%d bytes: %+v", n, r)
+			}
+		}
+	}
+	third := bytes.SplitAfter(texts[1], []byte("\n"))[2]
+	if r := verify(t, key, append(bytes.Clone(texts[0]), third[:len(third)-1]...), texts[1]); r.OK {
+		t.Errorf("an entry of the next file, which is not its first: %+v", r)
+	}
+	torn := append(bytes.Clone(texts[0]), second[:9]...)
+	if r := verify(t, key, torn, second[:12], texts[1]); !r.OK || r.Lines != whole.Lines {
+		t.Errorf("the second file took no whole line, either: %+v", r)
+	}
+	if r := verify(t, key, torn, third[:len(third)-1], texts[1]); r.OK || len(r.Problems) != 1 {
+		t.Errorf("the second file has a piece of another line: %+v", r)
+	}
+}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,8 +20,9 @@ type Verifier struct {
 	found Verification
 
 	file   string
-	number int    // of the line in the file
-	closes bool   // this line is a checkpoint that covers all lines before it
+	number int  // of the line in the file
+	closes bool // this line is a checkpoint that covers all lines before it
+	pieces []piece
 	recent []byte // the end of the file so far: maxBefore bytes at least, if there are so many
 
 	known    bool // the chain that the lines belong to
@@ -36,6 +38,14 @@ type Verifier struct {
 	closed   int64   // of them, those up to a checkpoint that covers all lines before it
 }
 
+// A piece is what a file has after its last line break. It is no line, though many
+// programs read it as one.
+type piece struct {
+	file   string
+	number int // of the line that it would be
+	text   []byte
+}
+
 // A place is one between two lines of a chain.
 type place struct {
 	value [sha256.Size]byte
@@ -45,11 +55,11 @@ type place struct {
 // A Verification is what a Verifier has found.
 type Verification struct {
 	Files       int       `json:"files"`
-	Lines       int       `json:"lines"`
+	Lines       int       `json:"lines"`       // and what has no line break at the end of a file
 	Checkpoints int       `json:"checkpoints"` // with a signature that is good, over lines that are as they were
 	Covered     int       `json:"covered"`     // lines that these checkpoints cover
 	Before      int       `json:"before"`      // lines at the beginning, from before the log was signed
-	After       int       `json:"after"`       // lines at the end that no checkpoint covers yet
+	After       int       `json:"after"`       // lines at the end that no checkpoint covers yet, and what has no line break there
 	Problems    []Problem `json:"problems"`
 	OK          bool      `json:"ok"` // there are checkpoints, and no problem
 }
@@ -84,24 +94,32 @@ func (v *Verifier) File(name string, r io.Reader) error {
 		if !errors.Is(err, io.EOF) {
 			return fmt.Errorf("audit: %s: %w", name, err)
 		}
-		return nil // a piece of a line is none: it is whole in the next file, or its process was killed
+		if len(line) > 0 {
+			v.pieces = append(v.pieces, piece{name, v.number + 1, line})
+		}
+		return nil
 	}
 }
 
 // Result returns what was found in all files.
 func (v *Verifier) Result() Verification {
 	r := v.found
+	r.Lines += len(v.pieces)
 	if v.known || r.Checkpoints > 0 {
-		r.After = v.loose + v.carried
+		r.After = v.loose + v.carried + len(v.pieces)
 	} else {
-		r.Before = v.loose
+		r.Before = v.loose + len(v.pieces)
 	}
 	r.OK = r.Checkpoints > 0 && len(r.Problems) == 0
 	return r
 }
 
 func (v *Verifier) problem(format string, args ...any) {
-	v.found.Problems = append(v.found.Problems, Problem{v.file, v.number, fmt.Sprintf(format, args...)})
+	v.problemAt(v.file, v.number, format, args...)
+}
+
+func (v *Verifier) problemAt(file string, line int, format string, args ...any) {
+	v.found.Problems = append(v.found.Problems, Problem{file, line, fmt.Sprintf(format, args...)})
 }
 
 func (v *Verifier) line(line []byte) {
@@ -115,9 +133,13 @@ func (v *Verifier) line(line []byte) {
 	// What is no JSON object may be the piece that a process has left which ended in the
 	// middle of a line. If it is not, what the line was is in a value of the chain.
 	err := json.Unmarshal(line, &control)
+	ofChain := err == nil && control.Operation == chainOperation && control.Chain != nil
+	if goesOn := ofChain && control.Chain.Lines > 0; !goesOn {
+		v.endPieces(line)
+	}
 	switch {
 	case err != nil:
-	case control.Operation == chainOperation && control.Chain != nil:
+	case ofChain:
 		v.chain(*control.Chain)
 	case control.Operation == checkpointOperation && control.Checkpoint != nil:
 		v.checkpoint(*control.Checkpoint)
@@ -131,6 +153,19 @@ func (v *Verifier) line(line []byte) {
 		v.values = append(v.values, place{link(v.last(), line), v.read})
 	}
 	v.remember(line)
+}
+
+// endPieces looks whether the pieces before line are its beginning: after a rotation a
+// gateway writes a line anew that it could not end in the file before, and writes it
+// first.
+func (v *Verifier) endPieces(line []byte) {
+	for _, p := range v.pieces {
+		if !bytes.HasPrefix(line, p.text) {
+			v.found.Lines++
+			v.problemAt(p.file, p.number, "%d bytes without a line break end the file, and are not the beginning of a line in the next one: they were added, or a process ended there in the middle of a line", len(p.text))
+		}
+	}
+	v.pieces = nil
 }
 
 // last returns the value of the chain after the lines so far.
