@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/keygate/keygate/audit"
 )
 
 // What a forged line says gets into what the verifier says only as printable text:
@@ -86,5 +88,35 @@ func TestAU09_APieceThatTheNextFileHasWholeIsNone(t *testing.T) {
 	}
 	if r := verify(t, key, torn, third[:len(third)-1], texts[1]); r.OK || len(r.Problems) != 1 {
 		t.Errorf("the second file has a piece of another line: %+v", r)
+	}
+}
+
+// Each of several tokens may have a key pair of its own: a checkpoint is good if one of
+// the keys has signed it.
+func TestAU09_EachOfSeveralKeysIsGood(t *testing.T) {
+	one, two := newSigner(t), newSigner(t)
+	text, _ := runs(t, one, 1)
+	more, _ := runs(t, two, 1)
+	v, err := audit.NewVerifier(two.Public(), one.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range [][]byte{text, more} {
+		if err := v.File("file", bytes.NewReader(file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := v.Result()
+	if len(r.Problems) != 0 || len(r.Keys) != 2 || r.Keys[0].Checkpoints == 0 || r.Keys[1].Checkpoints == 0 || r.Keys[0].Checkpoints+r.Keys[1].Checkpoints != r.Checkpoints {
+		t.Errorf("%+v", r)
+	}
+	if r := verify(t, one, text, more); r.OK || len(r.Keys) != 1 || r.Keys[0].Checkpoints == 0 {
+		t.Errorf("with one key: %+v", r)
+	}
+	if _, err := audit.NewVerifier(); err == nil {
+		t.Error("without a key: no error")
+	}
+	if _, err := audit.NewVerifier(one.Public(), one.Public()); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("a key twice: %v", err)
 	}
 }

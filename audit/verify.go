@@ -10,13 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // A Verifier looks at the files of a log, in their order, and finds out whether
 // their lines are those that were signed. It does not look at what the entries say.
 type Verifier struct {
-	key   crypto.PublicKey
-	keyID string
+	keys  map[string]crypto.PublicKey // by their ids
 	found Verification
 
 	file   string
@@ -60,8 +60,15 @@ type Verification struct {
 	Covered     int       `json:"covered"`     // lines that these checkpoints cover
 	Before      int       `json:"before"`      // lines at the beginning, from before the log was signed
 	After       int       `json:"after"`       // lines at the end that no checkpoint covers yet, and what has no line break there
+	Keys        []KeyUse  `json:"keys"`        // in the order in which they were given
 	Problems    []Problem `json:"problems"`
 	OK          bool      `json:"ok"` // there are checkpoints, and no problem
+}
+
+// A KeyUse says how many of the checkpoints a key has signed.
+type KeyUse struct {
+	ID          string `json:"id"` // SHA-256 of the public key (PKIX DER), in hex
+	Checkpoints int    `json:"checkpoints"`
 }
 
 // A Problem is something that is not as the log was written.
@@ -71,13 +78,25 @@ type Problem struct {
 	Text string `json:"text"`
 }
 
-// NewVerifier returns a Verifier for logs that are signed by key: ECDSA or RSA.
-func NewVerifier(key crypto.PublicKey) (*Verifier, error) {
-	id, err := keyID(key)
-	if err != nil {
-		return nil, err
+// NewVerifier returns a Verifier for logs whose checkpoints are signed by one of the
+// keys, ECDSA or RSA: a log may be signed by another token's key after a restart.
+func NewVerifier(keys ...crypto.PublicKey) (*Verifier, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("audit: no key to verify checkpoints with")
 	}
-	return &Verifier{key: key, keyID: id, found: Verification{Problems: []Problem{}}}, nil
+	v := &Verifier{keys: map[string]crypto.PublicKey{}, found: Verification{Problems: []Problem{}}}
+	for _, key := range keys {
+		id, err := keyID(key)
+		if err != nil {
+			return nil, err
+		}
+		if v.keys[id] != nil {
+			return nil, fmt.Errorf("audit: the key %s is given twice", id)
+		}
+		v.keys[id] = key
+		v.found.Keys = append(v.found.Keys, KeyUse{ID: id})
+	}
+	return v, nil
 }
 
 // File reads the next file. The error is that of r.
@@ -104,6 +123,7 @@ func (v *Verifier) File(name string, r io.Reader) error {
 // Result returns what was found in all files.
 func (v *Verifier) Result() Verification {
 	r := v.found
+	r.Keys, r.Problems = slices.Clone(r.Keys), slices.Clone(r.Problems)
 	r.Lines += len(v.pieces)
 	if v.known || r.Checkpoints > 0 {
 		r.After = v.loose + v.carried + len(v.pieces)
@@ -254,11 +274,12 @@ func (v *Verifier) passOver() {
 
 // checkpoint looks at a signature, and at the lines that it covers.
 func (v *Verifier) checkpoint(c checkpointLine) {
+	key := v.keys[c.Key]
 	switch {
-	case c.Key != v.keyID:
+	case key == nil:
 		v.problem("checkpoint %d is signed by another key: %s", c.Sequence, shown(c.Key))
 		return
-	case !verifies(v.key, c.signed(), c.Signature):
+	case !verifies(key, c.signed(), c.Signature):
 		v.problem("the signature of checkpoint %d is wrong", c.Sequence)
 		return
 	case !v.known:
@@ -286,6 +307,7 @@ func (v *Verifier) checkpoint(c checkpointLine) {
 	}
 	after := int(v.lines() - c.Lines)
 	v.found.Checkpoints++
+	v.found.Keys[slices.IndexFunc(v.found.Keys, func(k KeyUse) bool { return k.ID == c.Key })].Checkpoints++
 	v.found.Covered += v.carried + v.loose - after
 	v.carried, v.loose = 0, after
 	v.values = append([]place(nil), v.values[c.Lines-v.covered:]...)

@@ -16,7 +16,7 @@ func newAuditCommand() *cobra.Command {
 }
 
 func newAuditVerifyCommand() *cobra.Command {
-	var key string
+	var keys []string
 	cmd := &cobra.Command{
 		Use:   "verify --key PUB FILE...",
 		Short: "Say whether an audit log is as it was written and signed",
@@ -26,22 +26,23 @@ and none of them missing, by the checkpoints that a key in the token has signed
 which they were written, the oldest first; - is standard input.
 
 PUB is the public key, as "keygate hsm public-key" prints it. Have it from a place
-that whoever can write the log cannot write to.
+that whoever can write the log cannot write to. Where several tokens each have a
+signing key pair of their own, give --key for each: a checkpoint of any of them is good.
 
 What is not covered: lines from before the log was signed, those after the last
 checkpoint, and the beginning of the first file, if files before it are not given.
 The exit code is 0 only if all else is as it was.`,
 		Args: cobra.MinimumNArgs(1),
 	}
-	cmd.Flags().StringVar(&key, "key", "", "PEM `FILE` of the public key")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "PEM `FILE` of the public key; several, where each token has its own")
 	cobra.CheckErr(cmd.MarkFlagRequired("key")) // fails only for a flag that does not exist
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, files []string) error {
-		result, err := verifyAudit(cmd.InOrStdin(), key, files)
+		result, err := verifyAudit(cmd.InOrStdin(), keys, files)
 		if err != nil {
 			return explain(err) // has names of files, which whoever writes the log may have chosen
 		}
-		if err := printResult(cmd.OutOrStdout(), *asJSON, result, func(w io.Writer) { describeVerification(w, result) }); err != nil {
+		if err := printResult(cmd.OutOrStdout(), *asJSON, result, func(w io.Writer) { describeVerification(w, keys, result) }); err != nil {
 			return err
 		}
 		if !result.OK {
@@ -52,12 +53,12 @@ The exit code is 0 only if all else is as it was.`,
 	return cmd
 }
 
-func verifyAudit(stdin io.Reader, keyFile string, files []string) (audit.Verification, error) {
-	key, err := readPublicKey(keyFile)
+func verifyAudit(stdin io.Reader, keyFiles, files []string) (audit.Verification, error) {
+	keys, err := readPublicKeys(keyFiles)
 	if err != nil {
 		return audit.Verification{}, err
 	}
-	v, err := audit.NewVerifier(key)
+	v, err := audit.NewVerifier(keys...)
 	if err != nil {
 		return audit.Verification{}, err
 	}
@@ -80,9 +81,13 @@ func verifyFile(v *audit.Verifier, stdin io.Reader, name string) error {
 	return errors.Join(v.File(name, f), f.Close())
 }
 
-func describeVerification(w io.Writer, r audit.Verification) {
+// describeVerification says what was found with the keys of these files.
+func describeVerification(w io.Writer, keys []string, r audit.Verification) {
 	fmt.Fprintf(w, "lines:\t%d\ncheckpoints:\t%d\ncovered:\t%d\n", r.Lines, r.Checkpoints, r.Covered)
 	fmt.Fprintf(w, "before the log was signed:\t%d\nafter the last checkpoint:\t%d\n", r.Before, r.After)
+	for i, k := range r.Keys {
+		fmt.Fprintf(w, "signed by %s:\t%d (%s)\n", printable(keys[i]), k.Checkpoints, k.ID)
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(w, "%s:%d:\t%s\n", printable(p.File), p.Line, printable(p.Text))
 	}
@@ -90,7 +95,7 @@ func describeVerification(w io.Writer, r audit.Verification) {
 	case r.OK:
 		fmt.Fprintln(w, "The lines that are covered are as they were written.")
 	case r.Checkpoints == 0:
-		fmt.Fprintln(w, "No checkpoint of this key covers anything: nothing is known.")
+		fmt.Fprintln(w, "No checkpoint of a key that was given covers anything: nothing is known.")
 	default:
 		fmt.Fprintln(w, "The log is not as it was written.")
 	}
