@@ -16,26 +16,32 @@ import (
 // A Verifier looks at the files of a log, in their order, and finds out whether
 // their lines are those that were signed. It does not look at what the entries say.
 type Verifier struct {
-	keys  map[string]crypto.PublicKey // by their ids
-	found Verification
+	keys    map[string]crypto.PublicKey // by their ids
+	allowed int                         // unlinked runs; negative: any number
+	found   Verification
 
 	file   string
 	number int  // of the line in the file
 	closes bool // this line is a checkpoint that covers all lines before it
 	pieces []piece
-	recent []byte // the end of the file so far: maxBefore bytes at least, if there are so many
+	seen   map[string]bool // the chains so far
+	recent []byte          // the end of the file so far: maxBefore bytes at least, if there are so many
 
 	known    bool // the chain that the lines belong to
 	lost     bool // it is broken: no value can be compared before the next line that says where it stands
 	log      string
-	sequence uint64  // of the last checkpoint
-	covered  uint64  // lines of the chain that checkpoints cover
-	values   []place // of the chain, after those and after each line since
-	carried  int     // lines before the chain that its first checkpoint vouches for
-	loose    int     // lines since the last that is covered, or will be
-	read     int64   // bytes of all lines so far
-	vouched  int64   // of them, those up to the last that is covered, or will be
-	closed   int64   // of them, those up to a checkpoint that covers all lines before it
+	previous *mark            // that its first line names
+	from     uint64           // lines of it before the first that is here
+	points   map[uint64]point // where its checkpoints stand, by their sequence
+	sequence uint64           // of the last checkpoint
+	named    int64            // bytes before the last line that is about it
+	covered  uint64           // lines of the chain that checkpoints cover
+	values   []place          // of the chain, after those and after each line since
+	carried  int              // lines before the chain that its first checkpoint vouches for
+	loose    int              // lines since the last that is covered, or will be
+	read     int64            // bytes of all lines so far
+	vouched  int64            // of them, those up to the last that is covered, or will be
+	closed   int64            // of them, those up to a checkpoint that covers all lines before it
 }
 
 // A piece is what a file has after its last line break. It is no line, though many
@@ -55,14 +61,16 @@ type place struct {
 // A Verification is what a Verifier has found.
 type Verification struct {
 	Files       int       `json:"files"`
-	Lines       int       `json:"lines"`       // and what has no line break at the end of a file
-	Checkpoints int       `json:"checkpoints"` // with a signature that is good, over lines that are as they were
-	Covered     int       `json:"covered"`     // lines that these checkpoints cover
-	Before      int       `json:"before"`      // lines at the beginning, from before the log was signed
-	After       int       `json:"after"`       // lines at the end that no checkpoint covers yet, and what has no line break there
-	Keys        []KeyUse  `json:"keys"`        // in the order in which they were given
+	Lines       int       `json:"lines"`             // and what has no line break at the end of a file
+	Checkpoints int       `json:"checkpoints"`       // with a signature that is good, over lines that are as they were
+	Covered     int       `json:"covered"`           // lines that these checkpoints cover
+	Before      int       `json:"before"`            // lines at the beginning, from before the log was signed
+	After       int       `json:"after"`             // lines at the end that no checkpoint covers yet, and what has no line break there
+	Follows     string    `json:"follows,omitempty"` // the run before the first one, which is not here
+	Unlinked    []Problem `json:"unlinked"`          // runs that do not say which was before them, the first one aside
+	Keys        []KeyUse  `json:"keys"`              // in the order in which they were given
 	Problems    []Problem `json:"problems"`
-	OK          bool      `json:"ok"` // there are checkpoints, and no problem
+	OK          bool      `json:"ok"` // there are checkpoints, no problem, and no more unlinked runs than are allowed
 }
 
 // A KeyUse says how many of the checkpoints a key has signed.
@@ -84,7 +92,7 @@ func NewVerifier(keys ...crypto.PublicKey) (*Verifier, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("audit: no key to verify checkpoints with")
 	}
-	v := &Verifier{keys: map[string]crypto.PublicKey{}, found: Verification{Problems: []Problem{}}}
+	v := &Verifier{keys: map[string]crypto.PublicKey{}, seen: map[string]bool{}, found: Verification{Problems: []Problem{}, Unlinked: []Problem{}}}
 	for _, key := range keys {
 		id, err := keyID(key)
 		if err != nil {
@@ -98,6 +106,11 @@ func NewVerifier(keys ...crypto.PublicKey) (*Verifier, error) {
 	}
 	return v, nil
 }
+
+// AllowUnlinked lets n runs begin without a word of the run before them, and any number
+// if n is negative: by nature those that write to standard output do. Without a call it
+// is none. That whole runs before such a one are missing, or elsewhere, is not found.
+func (v *Verifier) AllowUnlinked(n int) { v.allowed = n }
 
 // File reads the next file. The error is that of r.
 func (v *Verifier) File(name string, r io.Reader) error {
@@ -123,23 +136,24 @@ func (v *Verifier) File(name string, r io.Reader) error {
 // Result returns what was found in all files.
 func (v *Verifier) Result() Verification {
 	r := v.found
-	r.Keys, r.Problems = slices.Clone(r.Keys), slices.Clone(r.Problems)
+	r.Keys, r.Problems, r.Unlinked = slices.Clone(r.Keys), slices.Clone(r.Problems), slices.Clone(r.Unlinked)
 	r.Lines += len(v.pieces)
 	if v.known || r.Checkpoints > 0 {
 		r.After = v.loose + v.carried + len(v.pieces)
 	} else {
 		r.Before = v.loose + len(v.pieces)
 	}
-	r.OK = r.Checkpoints > 0 && len(r.Problems) == 0
+	r.OK = r.Checkpoints > 0 && len(r.Problems) == 0 && (v.allowed < 0 || len(r.Unlinked) <= v.allowed)
 	return r
 }
 
 func (v *Verifier) problem(format string, args ...any) {
-	v.problemAt(v.file, v.number, format, args...)
+	v.found.Problems = append(v.found.Problems, v.here(format, args...))
 }
 
-func (v *Verifier) problemAt(file string, line int, format string, args ...any) {
-	v.found.Problems = append(v.found.Problems, Problem{file, line, fmt.Sprintf(format, args...)})
+// here returns what is to be said of this line.
+func (v *Verifier) here(format string, args ...any) Problem {
+	return Problem{v.file, v.number, fmt.Sprintf(format, args...)}
 }
 
 func (v *Verifier) line(line []byte) {
@@ -171,6 +185,9 @@ func (v *Verifier) line(line []byte) {
 	}
 	if v.known {
 		v.values = append(v.values, place{link(v.last(), line), v.read})
+		if v.lines() == 1 {
+			v.passed(0, point{1, v.last()})
+		}
 	}
 	v.remember(line)
 }
@@ -182,7 +199,8 @@ func (v *Verifier) endPieces(line []byte) {
 	for _, p := range v.pieces {
 		if !bytes.HasPrefix(line, p.text) {
 			v.found.Lines++
-			v.problemAt(p.file, p.number, "%d bytes without a line break end the file, and are not the beginning of a line in the next one: they were added, or a process ended there in the middle of a line", len(p.text))
+			text := fmt.Sprintf("%d bytes without a line break end the file, and are not the beginning of a line in the next one: they were added, or a process ended there in the middle of a line", len(p.text))
+			v.found.Problems = append(v.found.Problems, Problem{p.file, p.number, text})
 		}
 	}
 	v.pieces = nil
@@ -204,9 +222,12 @@ func (v *Verifier) remember(line []byte) {
 // chain takes in a line that says where a chain stands.
 func (v *Verifier) chain(c chainLine) {
 	value, ok := sum(c.Value)
-	if !ok || !isLogID(c.Log) {
+	if !ok || !isLogID(c.Log) || c.Previous != nil && !c.Previous.valid() {
 		v.problem("the line about the chain is malformed")
 		return
+	}
+	if c.Log != v.log && v.seen[c.Log] {
+		v.problem("the run %s was here before: its lines, or a file, are here twice or out of order", c.Log)
 	}
 	switch {
 	case v.known && c.Log == v.log:
@@ -219,7 +240,7 @@ func (v *Verifier) chain(c chainLine) {
 		}
 	case c.Lines == 0:
 		v.begin(c)
-		v.sequence, v.lost = 0, true
+		v.turn(c)
 	default:
 		if v.known {
 			v.problem("the log %s goes on here, and the lines before are of another one", c.Log)
@@ -227,12 +248,18 @@ func (v *Verifier) chain(c chainLine) {
 			v.problem("the log %s goes on here, which it does in the first line of a file: the %d lines before are not of it", c.Log, v.number-1)
 		}
 		v.passOver()
-		v.sequence, v.lost = 0, true
+		v.turn(c)
 	}
 	if v.lost {
 		v.covered, v.values = c.Lines, []place{{value, v.read}}
 	}
-	v.log, v.known, v.lost = c.Log, true, false
+	v.known, v.lost, v.named = true, false, v.read
+}
+
+// turn leaves the chain so far for the one of c.
+func (v *Verifier) turn(c chainLine) {
+	v.log, v.seen[c.Log] = c.Log, true
+	v.previous, v.from, v.points, v.sequence, v.lost = c.Previous, c.Lines, nil, 0, true
 }
 
 // begin looks at what a chain that begins says of the lines before it. That is signed
@@ -242,25 +269,34 @@ func (v *Verifier) begin(c chainLine) {
 		v.found.Covered += v.loose
 		v.loose, v.vouched = 0, v.read
 	}
-	n := int64(len(v.recent))
-	if c.BeforeBytes > n || c.BeforeBytes < 0 {
-		v.problem("there were more bytes before this line when the log was opened: %d", c.BeforeBytes)
-		v.passOver()
-		return
-	}
-	before := sha256.Sum256(v.recent[n-c.BeforeBytes:])
+	same := v.sameBefore(c)
+	tied := same && v.named >= v.read-c.BeforeBytes && c.BeforeBytes > 0
+	whole := v.follows(c, tied)
 	switch {
-	case c.BeforeBytes > 0 && c.Before != hex.EncodeToString(before[:]):
-		v.problem("lines before this one were changed, added or removed after the log was opened")
+	case !same || !v.known:
 		v.passOver()
-	case !v.known:
-		v.passOver()
-	case v.read-v.vouched > c.BeforeBytes:
+	case v.read-v.vouched > c.BeforeBytes && !whole:
 		v.problem("no checkpoint covers the %d lines before this one: their process ended without one", v.loose)
 		v.passOver()
 	default:
 		v.carried, v.loose, v.vouched = v.carried+v.loose, 0, v.read
 	}
+}
+
+// sameBefore reports whether what stands in the file before a chain that begins is what
+// stood there when it was opened.
+func (v *Verifier) sameBefore(c chainLine) bool {
+	n := int64(len(v.recent))
+	if c.BeforeBytes > n || c.BeforeBytes < 0 {
+		v.problem("there were more bytes before this line when the log was opened: %d", c.BeforeBytes)
+		return false
+	}
+	before := sha256.Sum256(v.recent[n-c.BeforeBytes:])
+	if c.BeforeBytes > 0 && c.Before != hex.EncodeToString(before[:]) {
+		v.problem("lines before this one were changed, added or removed after the log was opened")
+		return false
+	}
+	return true
 }
 
 // passOver leaves out the lines so far that nothing vouches for: no checkpoint that
@@ -292,7 +328,7 @@ func (v *Verifier) checkpoint(c checkpointLine) {
 		v.problem("checkpoint %d comes after checkpoint %d", c.Sequence, v.sequence)
 		return
 	}
-	v.sequence = c.Sequence
+	v.sequence, v.named = c.Sequence, v.read
 	if v.lost {
 		return
 	}
@@ -305,6 +341,7 @@ func (v *Verifier) checkpoint(c checkpointLine) {
 		v.problem("lines that checkpoint %d covers were changed, added or removed; what follows, up to the next file, could not be checked", c.Sequence)
 		return
 	}
+	v.passed(c.Sequence, point{c.Lines, value})
 	after := int(v.lines() - c.Lines)
 	v.found.Checkpoints++
 	v.found.Keys[slices.IndexFunc(v.found.Keys, func(k KeyUse) bool { return k.ID == c.Key })].Checkpoints++
