@@ -66,7 +66,7 @@ type Verification struct {
 	Covered     int       `json:"covered"`           // lines that these checkpoints cover
 	Before      int       `json:"before"`            // lines at the beginning, from before the log was signed
 	After       int       `json:"after"`             // lines at the end that no checkpoint covers yet, and what has no line break there
-	Follows     string    `json:"follows,omitempty"` // the run before the first one, which is not here
+	Follows     string    `json:"follows,omitempty"` // the run that the files before the first one end with
 	Unlinked    []Problem `json:"unlinked"`          // runs that do not say which was before them, the first one aside
 	Keys        []KeyUse  `json:"keys"`              // in the order in which they were given
 	Problems    []Problem `json:"problems"`
@@ -246,6 +246,9 @@ func (v *Verifier) chain(c chainLine) {
 			v.problem("the log %s goes on here, and the lines before are of another one", c.Log)
 		} else if v.number > 1 {
 			v.problem("the log %s goes on here, which it does in the first line of a file: the %d lines before are not of it", c.Log, v.number-1)
+		}
+		if !v.known {
+			v.found.Follows = c.Log
 		}
 		v.passOver()
 		v.turn(c)

@@ -126,7 +126,7 @@ func describeVerification(w io.Writer, keys []string, r audit.Verification) {
 		fmt.Fprintf(w, "signed by %s:\t%d (%s)\n", printable(keys[i]), k.Checkpoints, k.ID)
 	}
 	if r.Follows != "" {
-		fmt.Fprintf(w, "the run before the first, not here:\t%s\n", printable(r.Follows))
+		fmt.Fprintf(w, "not here, before the first file:\trun %s\n", printable(r.Follows))
 	}
 	fmt.Fprintf(w, "runs without a word of the one before:\t%d\n", len(r.Unlinked))
 	if !r.OK {
