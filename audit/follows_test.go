@@ -254,6 +254,32 @@ func TestAU09_RunsWithoutAWordOfTheOneBeforeAreCounted(t *testing.T) {
 	}
 }
 
+// On standard output no run knows of another: the second of two says so.
+func TestAU09_RunsOnStandardOutputAreUnlinked(t *testing.T) {
+	key := newSigner(t)
+	real := os.Stdout
+	defer func() { os.Stdout = real }()
+	var texts [][]byte
+	for range 2 {
+		f, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Stdout = f
+		l := signedLog(t, "", key, 0)
+		writeEntries(t, l, 0, 5)
+		closeLog(t, l)
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, contents(t, f.Name()))
+	}
+	r := verify(t, key, texts...)
+	if r.OK || len(r.Problems) != 0 || len(r.Unlinked) != 1 || !strings.Contains(r.Unlinked[0].Text, "standard output") {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A mark that cannot be left holds nothing up.
 func TestAU09_AMarkThatCannotBeLeftHoldsNothingUp(t *testing.T) {
 	key := newSigner(t)
