@@ -1,6 +1,9 @@
 package audit
 
-import "crypto/sha256"
+import (
+	"crypto/sha256"
+	"fmt"
+)
 
 // That a run follows the one before it, as the mark in its first line says. The line is
 // the first of its chain, so that each checkpoint of the run covers it.
@@ -17,13 +20,13 @@ type point struct {
 const maxBehind = 1 << 16
 
 // passed remembers where a checkpoint, or with zero the first line of the chain, stands.
-func (v *Verifier) passed(sequence uint64, p point) {
-	if v.points == nil {
-		v.points = map[uint64]point{}
+func (r *run) passed(sequence uint64, p point) {
+	if r.points == nil {
+		r.points = map[uint64]point{}
 	}
-	v.points[sequence] = p
+	r.points[sequence] = p
 	if sequence > maxBehind {
-		delete(v.points, sequence-maxBehind)
+		delete(r.points, sequence-maxBehind)
 	}
 }
 
@@ -39,7 +42,10 @@ func (v *Verifier) follows(c chainLine, tied bool) (whole bool) {
 	case m == nil:
 		v.found.Unlinked = append(v.found.Unlinked, v.here("the run %s begins without a word of the one before it: %s", c.Log, unmarked(c)))
 	case m.Log == v.log:
-		return v.reaches(m)
+		return v.holds(&v.run, m)
+	case !v.marks && v.marked != nil && m.Log == v.marked.log:
+		// Runs of a release that left no marks came in between, and have been counted.
+		v.holds(v.marked, m)
 	case v.sequence == 0 && v.previous != nil && *v.previous == *m:
 		// The run before was killed before it could leave a mark or a checkpoint: this
 		// one knows of it as little as it did itself of others.
@@ -73,29 +79,36 @@ func (v *Verifier) first(c chainLine) {
 	}
 }
 
-// reaches reports whether m, a mark of the run so far, is of its end, and adds what is
-// wrong if the run is not as m says.
-func (v *Verifier) reaches(m *mark) (whole bool) {
-	value, _ := sum(m.Value)
-	marked := point{m.Lines, value}
-	found, known := v.points[m.Sequence]
-	switch {
-	case v.lost: // this has been said, and no value can be compared
-	case m.Lines > v.lines():
-		v.problem("the end of the run %s is missing: it had %d lines or more, and here are %d", v.log, m.Lines, v.lines())
-	case m.Ended && m.Lines < v.lines():
-		v.problem("the run %s ended with its line %d, and here are %d more: they were added, or written by a gateway that does not sign", v.log, m.Lines, v.lines()-m.Lines)
-	case m.Ended && value != v.last():
-		v.problem("lines at the end of the run %s were changed, added or removed", v.log)
-	case m.Ended:
-		return true
-	case m.Lines <= v.from: // the place is in a file before, which is not here
-	case m.Sequence > v.sequence:
-		v.problem("checkpoint %d of the run %s is missing at its end: the last that is here is %d", m.Sequence, v.log, v.sequence)
-	case !known:
-		v.problem("checkpoint %d of the run %s, up to which the run after it knows it, is not here, or too far back to be compared", m.Sequence, v.log)
-	case found != marked:
-		v.problem("checkpoint %d of the run %s is not where the run after it says: lines of one of them were changed", m.Sequence, v.log)
+// holds adds what is wrong if r is not as its mark says, and reports whether the mark is
+// of its end.
+func (v *Verifier) holds(r *run, m *mark) (whole bool) {
+	wrong := r.differs(m)
+	if wrong != "" {
+		v.problem("%s", wrong)
 	}
-	return false
+	return wrong == "" && m.Ended && !r.lost
+}
+
+// differs says what is wrong if the run is not as m, a mark of it, says.
+func (r *run) differs(m *mark) string {
+	value, _ := sum(m.Value)
+	found, known := r.points[m.Sequence]
+	switch {
+	case r.lost: // this has been said, and no value can be compared
+	case m.Lines > r.lines():
+		return fmt.Sprintf("the end of the run %s is missing: it had %d lines or more, and here are %d", r.log, m.Lines, r.lines())
+	case m.Ended && m.Lines < r.lines():
+		return fmt.Sprintf("the run %s ended with its line %d, and here are %d more: they were added, or written by a gateway that does not sign", r.log, m.Lines, r.lines()-m.Lines)
+	case m.Ended && value != r.last():
+		return fmt.Sprintf("lines at the end of the run %s were changed, added or removed", r.log)
+	case m.Ended:
+	case m.Lines <= r.from: // the place is in a file before, which is not here
+	case m.Sequence > r.sequence:
+		return fmt.Sprintf("checkpoint %d of the run %s is missing at its end: the last that is here is %d", m.Sequence, r.log, r.sequence)
+	case !known:
+		return fmt.Sprintf("checkpoint %d of the run %s, up to which the run after it knows it, is not here, or too far back to be compared", m.Sequence, r.log)
+	case found != point{m.Lines, value}:
+		return fmt.Sprintf("checkpoint %d of the run %s is not where the run after it says: lines of one of them were changed", m.Sequence, r.log)
+	}
+	return ""
 }

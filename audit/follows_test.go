@@ -337,28 +337,45 @@ func TestAU09_ARunThatBeginsOnAFullDiskBeginsInTheNextFile(t *testing.T) {
 	}
 }
 
-// A log of a release that left no marks: a run over two files, a second one in the second
-// of them, and a third in a file of its own, which nothing ties to the others.
-func TestAU09_ALogWithoutMarksCanBeVerified(t *testing.T) {
-	file := func(name string) []byte { return contents(t, filepath.Join("testdata", "unmarked", name)) }
+// verifyStored verifies the three files of a log in testdata, the last number first.
+func verifyStored(t *testing.T, dir string, allowed int) audit.Verification {
+	t.Helper()
+	file := func(name string) []byte { return contents(t, filepath.Join("testdata", dir, name)) }
 	block, _ := pem.Decode(file("sign.pub"))
 	key, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for allowed, want := range []bool{false, true} {
-		v, err := audit.NewVerifier(key)
-		if err != nil {
+	v, err := audit.NewVerifier(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.AllowUnlinked(allowed)
+	for _, name := range []string{"audit.log.3", "audit.log.2", "audit.log.1"} {
+		if err := v.File(name, bytes.NewReader(file(name))); err != nil {
 			t.Fatal(err)
 		}
-		v.AllowUnlinked(allowed)
-		for _, name := range []string{"audit.log.3", "audit.log.2", "audit.log.1"} {
-			if err := v.File(name, bytes.NewReader(file(name))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		r := v.Result()
+	}
+	return v.Result()
+}
+
+// A log of a release that left no marks: a run over two files, a second one in the second
+// of them, and a third in a file of its own, which nothing ties to the others.
+func TestAU09_ALogWithoutMarksCanBeVerified(t *testing.T) {
+	for allowed, want := range []bool{false, true} {
+		r := verifyStored(t, "unmarked", allowed)
 		if r.OK != want || r.Lines != 28 || r.Covered != 27 || len(r.Problems) != 0 || len(r.Unlinked) != 1 || r.Unlinked[0].File != "audit.log.1" {
+			t.Errorf("%d allowed: %+v", allowed, r)
+		}
+	}
+}
+
+// A log of a release that leaves marks, which was then rolled back and installed again: a
+// run of each in the first file, and one of each in a file of its own.
+func TestAU09_AReleaseWithoutMarksMayRunInBetween(t *testing.T) {
+	for allowed, want := range []bool{false, true} {
+		r := verifyStored(t, "rollback", allowed)
+		if r.OK != want || r.Covered != r.Lines-1 || len(r.Problems) != 0 || len(r.Unlinked) != 1 || r.Unlinked[0].File != "audit.log.2" {
 			t.Errorf("%d allowed: %+v", allowed, r)
 		}
 	}

@@ -27,21 +27,28 @@ type Verifier struct {
 	seen   map[string]bool // the chains so far
 	recent []byte          // the end of the file so far: maxBefore bytes at least, if there are so many
 
-	known    bool // the chain that the lines belong to
-	lost     bool // it is broken: no value can be compared before the next line that says where it stands
+	known bool // run is the one that the lines belong to
+	run
+	marked  *run  // the last run that leaves marks, if that of the lines is of a release that did not
+	named   int64 // bytes before the last line that is about the chain
+	carried int   // lines before the chain that its first checkpoint vouches for
+	loose   int   // lines since the last that is covered, or will be
+	read    int64 // bytes of all lines so far
+	vouched int64 // of them, those up to the last that is covered, or will be
+	closed  int64 // of them, those up to a checkpoint that covers all lines before it
+}
+
+// A run is what is known of the chain of one.
+type run struct {
 	log      string
+	lost     bool             // it is broken: no value can be compared before the next line that says where it stands
+	marks    bool             // it is of a release that leaves marks
 	previous *mark            // that its first line names
 	from     uint64           // lines of it before the first that is here
-	points   map[uint64]point // where its checkpoints stand, by their sequence
 	sequence uint64           // of the last checkpoint
-	named    int64            // bytes before the last line that is about it
+	points   map[uint64]point // where its checkpoints stand, by their sequence
 	covered  uint64           // lines of the chain that checkpoints cover
 	values   []place          // of the chain, after those and after each line since
-	carried  int              // lines before the chain that its first checkpoint vouches for
-	loose    int              // lines since the last that is covered, or will be
-	read     int64            // bytes of all lines so far
-	vouched  int64            // of them, those up to the last that is covered, or will be
-	closed   int64            // of them, those up to a checkpoint that covers all lines before it
 }
 
 // A piece is what a file has after its last line break. It is no line, though many
@@ -207,10 +214,10 @@ func (v *Verifier) endPieces(line []byte) {
 }
 
 // last returns the value of the chain after the lines so far.
-func (v *Verifier) last() [sha256.Size]byte { return v.values[len(v.values)-1].value }
+func (r *run) last() [sha256.Size]byte { return r.values[len(r.values)-1].value }
 
 // lines returns how many lines the chain has so far.
-func (v *Verifier) lines() uint64 { return v.covered + uint64(len(v.values)-1) }
+func (r *run) lines() uint64 { return r.covered + uint64(len(r.values)-1) }
 
 func (v *Verifier) remember(line []byte) {
 	if len(v.recent) > 2*maxBefore {
@@ -259,10 +266,15 @@ func (v *Verifier) chain(c chainLine) {
 	v.known, v.lost, v.named = true, false, v.read
 }
 
-// turn leaves the chain so far for the one of c.
+// turn leaves the run so far for the one of c.
 func (v *Verifier) turn(c chainLine) {
-	v.log, v.seen[c.Log] = c.Log, true
-	v.previous, v.from, v.points, v.sequence, v.lost = c.Previous, c.Lines, nil, 0, true
+	if v.marks {
+		before := v.run
+		v.marked = &before
+	}
+	marks := c.Lines > 0 || c.Previous != nil || c.Unmarked != ""
+	v.run = run{log: c.Log, lost: true, marks: marks, previous: c.Previous, from: c.Lines}
+	v.seen[c.Log] = true
 }
 
 // begin looks at what a chain that begins says of the lines before it. That is signed
