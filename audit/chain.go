@@ -33,8 +33,11 @@ const (
 	checkpointOperation = "audit:checkpoint"
 )
 
+// logIDSize is the length of the name of a chain, in bytes.
+const logIDSize = 16
+
 func newChain() chain {
-	id := make([]byte, 16)
+	id := make([]byte, logIDSize)
 	rand.Read(id)
 	return chain{on: true, log: hex.EncodeToString(id)}
 }
@@ -69,6 +72,10 @@ type chainLine struct {
 	// maxBefore at most, and Before their SHA-256.
 	BeforeBytes int64  `json:"before_bytes,omitempty"`
 	Before      string `json:"before,omitempty"`
+	// Previous is the mark of the run before a chain that begins, and Unmarked why there
+	// is none. In the logs of releases that left no marks there is neither.
+	Previous *mark  `json:"previous,omitempty"`
+	Unmarked string `json:"unmarked,omitempty"`
 }
 
 func (c *chain) line() chainLine {
@@ -96,12 +103,11 @@ func (l *Log) begin() error {
 		return nil
 	}
 	l.chain = newChain()
-	begin := l.chain.line()
-	var err error
-	if begin.BeforeBytes, begin.Before, err = l.out.before(); err != nil {
+	l.findMark()
+	line, err := l.beginning(l.out)
+	if err != nil {
 		return err
 	}
-	line := append(appendControl(nil, time.Now(), chainOperation, "chain", begin), '\n')
 	n, err := l.out.appendLines(line)
 	if err != nil {
 		l.failed(err)
@@ -110,7 +116,18 @@ func (l *Log) begin() error {
 		return nil
 	}
 	l.wrote(line)
+	l.leave(l.here()) // also a run that is killed before its first checkpoint is to be missed
 	return nil
+}
+
+// beginning returns the line that begins the chain in out.
+func (l *Log) beginning(out output) (line []byte, err error) {
+	c := l.chain.line()
+	c.Previous, c.Unmarked = l.previous, l.unmarked
+	if c.BeforeBytes, c.Before, err = out.before(); err != nil {
+		return nil, err
+	}
+	return append(appendControl(nil, time.Now(), chainOperation, "chain", c), '\n'), nil
 }
 
 // before returns how many bytes at the end of the output a chain vouches for, and
@@ -136,11 +153,25 @@ func (l *Log) goOn(next output) error {
 	if !l.chain.on {
 		return nil
 	}
+	if l.chain.lines == 0 {
+		return l.beginElsewhere(next)
+	}
 	line := append(appendControl(nil, time.Now(), chainOperation, "chain", l.chain.line()), '\n')
 	if _, err := next.appendLines(line); err != nil {
 		return err
 	}
 	l.wrote(line)
+	return nil
+}
+
+// beginElsewhere has the line that begins the chain, which waits as the first of the
+// backlog, speak of the file where it will be written.
+func (l *Log) beginElsewhere(next output) error {
+	line, err := l.beginning(next)
+	if err != nil {
+		return err
+	}
+	l.backlog = append(line, l.backlog[bytes.IndexByte(l.backlog, '\n')+1:]...)
 	return nil
 }
 

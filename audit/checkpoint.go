@@ -136,7 +136,8 @@ func (l *Log) signAll() {
 	}
 }
 
-// checkpoint signs and writes a checkpoint, if there are lines that none covers.
+// checkpoint signs and writes a checkpoint, if there are lines that none covers, and
+// leaves a mark of what it covers.
 func (l *Log) checkpoint() {
 	c, due := l.snapshot()
 	if !due {
@@ -147,6 +148,14 @@ func (l *Log) checkpoint() {
 	if signed {
 		err = l.writeLine(func(dst []byte) []byte { return appendControl(dst, time.Now(), checkpointOperation, "checkpoint", c) })
 	}
+	l.checkpointed(c, signed, err)
+	if err == nil {
+		l.leave(mark{Log: c.Log, Sequence: c.Sequence, Lines: c.Lines, Value: c.Value})
+	}
+}
+
+// checkpointed takes note of what has become of c.
+func (l *Log) checkpointed(c checkpointLine, signed bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if signed {

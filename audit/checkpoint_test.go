@@ -181,22 +181,29 @@ func TestAU09_TamperingIsFound(t *testing.T) {
 	})
 }
 
-func TestAU09_CheckpointsGoOnOverRotations(t *testing.T) {
-	key := newSigner(t)
+// rotated returns the files of one run: so many, each with 150 entries.
+func rotated(t *testing.T, key crypto.Signer, files int) (texts [][]byte) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "audit.log")
 	l := signedLog(t, file, key, 100)
-	var texts [][]byte
-	for n := range 3 {
+	for n := range files {
 		writeEntries(t, l, n*150, (n+1)*150)
+		if n == files-1 {
+			break
+		}
 		old := fmt.Sprintf("%s.%d", file, n)
 		if err := errors.Join(os.Rename(file, old), l.Reopen()); err != nil {
 			t.Fatal(err)
 		}
 		texts = append(texts, contents(t, old))
 	}
-	writeEntries(t, l, 1000, 1150)
 	closeLog(t, l)
-	texts = append(texts, contents(t, file))
+	return append(texts, contents(t, file))
+}
+
+func TestAU09_CheckpointsGoOnOverRotations(t *testing.T) {
+	key := newSigner(t)
+	texts := rotated(t, key, 4)
 	if r := verify(t, key, texts...); !r.OK || r.Covered != r.Lines-1 {
 		t.Errorf("all: %+v", r)
 	}

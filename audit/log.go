@@ -66,6 +66,7 @@ type Log struct {
 	covered uint64 // how many of them the last checkpoint covers
 
 	checkpoints
+	marks
 }
 
 // A group is lines that one write(2) writes, whoever of those that wait for it is
@@ -328,14 +329,28 @@ func (l *Log) Reopen() error {
 	if err != nil {
 		return err
 	}
+	l.marking.Lock() // no mark is made before the old file is durable
+	defer l.marking.Unlock()
+	old, err := l.replace(next)
+	if err != nil {
+		return errors.Join(err, next.Close())
+	}
+	if l.chain.on && l.cfg.File != "" {
+		err = old.Sync()
+	}
+	return errors.Join(err, old.Close())
+}
+
+// replace has lines go to next from now on, and returns where they went before.
+func (l *Log) replace(next output) (old output, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.goOn(next); err != nil {
-		return errors.Join(err, next.Close())
+		return old, err
 	}
-	old := l.out
+	old = l.out
 	l.out, l.begun = next, 0 // a line that is torn in the old file is whole in the new one
-	return old.Close()
+	return old, nil
 }
 
 // Close makes a last attempt to write what was kept, ends the subscriptions and
@@ -344,7 +359,19 @@ func (l *Log) Close() error {
 	l.EndCheckpoints()
 	l.settle()
 	l.subs.close()
+	end, err := l.end()
+	if err == nil && end.Lines > 0 {
+		l.leave(end)
+	}
+	return errors.Join(err, l.out.Close())
+}
+
+// end writes what was kept and returns the mark of the end of the run.
+func (l *Log) end() (mark, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return errors.Join(l.flush(), l.out.Close())
+	err := l.flush()
+	end := l.here()
+	end.Ended = true
+	return end, err
 }

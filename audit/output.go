@@ -17,6 +17,7 @@ type file interface {
 	ReadAt(p []byte, off int64) (int, error)
 	Truncate(size int64) error
 	Stat() (fs.FileInfo, error)
+	Sync() error
 	Close() error
 }
 

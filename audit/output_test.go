@@ -31,6 +31,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 func (*pipe) ReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
 func (*pipe) Truncate(int64) error              { return errors.ErrUnsupported }
 func (*pipe) Stat() (fs.FileInfo, error)        { return nil, errors.ErrUnsupported }
+func (*pipe) Sync() error                       { return nil }
 func (*pipe) Close() error                      { return nil }
 
 // Wherever a write to a pipe is cut, what comes out in the end is each entry

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -145,13 +144,9 @@ The exit code is 0 only if all statements are good and nothing is weak.`,
 }
 
 func (v *verifyAttestation) run(stdin io.Reader, file string) ([]attestationResult, error) {
-	var keys []crypto.PublicKey
-	for _, name := range v.keys {
-		key, err := readPublicKey(name)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
+	keys, err := readPublicKeys(v.keys)
+	if err != nil {
+		return nil, err
 	}
 	text, err := readInput(stdin, file)
 	if err != nil {

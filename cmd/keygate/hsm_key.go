@@ -117,3 +117,15 @@ func readPublicKey(name string) (crypto.PublicKey, error) {
 	}
 	return nil, errors.New(name + ": no public key in PEM form")
 }
+
+func readPublicKeys(names []string) ([]crypto.PublicKey, error) {
+	var keys []crypto.PublicKey
+	for _, name := range names {
+		key, err := readPublicKey(name)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
