@@ -209,13 +209,22 @@ func (l *Log) unsigned() time.Duration {
 	return time.Since(l.uncovered)
 }
 
+// sign has the key sign c, and sees that it did.
 func (l *Log) sign(c *checkpointLine) (err error) {
-	digest := sha256.Sum256(c.signed())
+	text := c.signed()
+	digest := sha256.Sum256(text)
 	if c.Signature, err = l.key.Sign(rand.Reader, digest[:], crypto.SHA256); err != nil {
 		return fmt.Errorf("audit: sign a checkpoint: %w", err)
 	}
+	if !verifies(l.key.Public(), text, c.Signature) {
+		return errWrongSignature
+	}
 	return nil
 }
+
+// errWrongSignature says that what the key made would not verify: in the log it would
+// look like a line that was changed.
+var errWrongSignature = errors.New("audit: sign a checkpoint: the signature is empty, or not that of the key")
 
 // verifies reports whether signature is that of key over message: ECDSA, or RSA as
 // in PKCS #1 v1.5, with SHA-256.

@@ -25,7 +25,8 @@ import (
 type switchedKey struct {
 	crypto.Signer
 	away atomic.Bool
-	hold chan struct{} // if not nil, a signature waits for it
+	hold chan struct{}                 // if not nil, a signature waits for it
+	not  atomic.Pointer[func() []byte] // if not nil, makes what is answered in the place of a signature
 }
 
 func (k *switchedKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
@@ -34,6 +35,9 @@ func (k *switchedKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) (
 	}
 	if k.away.Load() {
 		return nil, errors.New("the token is away")
+	}
+	if not := k.not.Load(); not != nil {
+		return (*not)(), nil
 	}
 	return k.Signer.Sign(r, digest, opts)
 }
@@ -268,6 +272,35 @@ func TestAU09_ATokenThatIsAwayHoldsUpNoEntry(t *testing.T) {
 	closeLog(t, l)
 	if r := verify(t, key, contents(t, file)); !r.OK || r.Covered != r.Lines-1 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// A signature that would not verify is in no line: whoever verified the log would take it
+// for a line that was changed.
+func TestAU09_AnEmptyOrWrongSignatureIsNoCheckpoint(t *testing.T) {
+	other := newSigner(t)
+	for name, not := range map[string]func() []byte{
+		"empty": func() []byte { return nil },
+		"wrong": func() []byte {
+			signature, _ := other.Sign(rand.Reader, make([]byte, crypto.SHA256.Size()), crypto.SHA256)
+			return signature
+		},
+	} {
+		key := newSigner(t)
+		key.not.Store(&not)
+		file := filepath.Join(t.TempDir(), "audit.log")
+		l := signedLog(t, file, key, 100)
+		eventually(t, name+": the checkpoint is late", func() bool { return l.Stats().CheckpointErrors > 0 })
+		if text := contents(t, file); bytes.Contains(text, []byte("audit:checkpoint")) {
+			t.Errorf("%s: it was written: %s", name, text)
+		}
+		key.not.Store(nil)
+		writeEntries(t, l, 0, 100)
+		eventually(t, name+": the next is written", func() bool { return l.Stats().Checkpoints > 0 })
+		closeLog(t, l)
+		if r := verify(t, key, contents(t, file)); len(r.Problems) > 0 {
+			t.Errorf("%s: %v", name, r.Problems)
+		}
 	}
 }
 

@@ -52,6 +52,12 @@ func inModule(ctx context.Context, path string, fn func(*module) error) error {
 	return errors.Join(err, m.release(DefaultTimeout))
 }
 
+// Trip puts a token of the root out of use, and Mend puts it to use, as its breaker does.
+func (r *Root) Trip(i int) { r.group.members[i].trip(errStalled) }
+
+// Mend is the other half of Trip.
+func (r *Root) Mend(i int) { r.group.members[i].mend() }
+
 // InitSecondToken makes a token also if there is one of the label, as other
 // tools do.
 func InitSecondToken(ctx context.Context, path, label, officerPIN, userPIN string) error {

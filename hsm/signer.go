@@ -126,26 +126,38 @@ func (q signature) verifies(public crypto.PublicKey, digest, answer []byte) bool
 }
 
 // ask has the token that had the key last do something, and then the others, those that
-// work first, until one succeeds.
+// work first, until one succeeds. It asks each of them.
 func (s *Signer) ask(do func(at int) ([]byte, error)) ([]byte, error) {
-	members := s.root.group.members
-	first := int(s.last.Load()) // others who sign may change it
 	var errs []error
-	for _, working := range []bool{true, false} {
-		for i := range members {
-			at := (first + i) % len(members)
-			if members[at].works() != working {
-				continue
-			}
-			answer, err := do(at)
-			if err == nil {
-				s.last.Store(int64(at))
-				return answer, nil
-			}
-			errs = append(errs, err)
+	for _, at := range s.order() {
+		answer, err := do(at)
+		if err == nil {
+			s.last.Store(int64(at))
+			return answer, nil
 		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 { // an empty answer without an error would be taken for a signature
+		return nil, fmt.Errorf("hsm: no token was asked: %w", kms.ErrUnavailable)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// order returns the places of all members in the order in which they are asked. Whether
+// one works is looked at once: it may change while another is asked.
+func (s *Signer) order() []int {
+	members := s.root.group.members
+	first := int(s.last.Load()) // others who sign may change it
+	var working, others []int
+	for i := range members {
+		at := (first + i) % len(members)
+		if members[at].works() {
+			working = append(working, at)
+		} else {
+			others = append(others, at)
+		}
+	}
+	return append(working, others...)
 }
 
 // WrongSignatures returns how many signatures of tokens were not those of the key, and

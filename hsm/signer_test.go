@@ -389,6 +389,51 @@ func TestHS15_AnotherKeyUnderTheLabelIsNotTheKey(t *testing.T) {
 	ok(t, r.Status(t.Context()))
 }
 
+// A token that is put to use while another is asked is asked as well.
+func TestHS16_ATokenThatIsMendedMeanwhileSigns(t *testing.T) {
+	shims, cfg := pair(t)
+	one := cfg.EachToken()[1] // the pair is made in the second only
+	one.SigningKey = hsm.DefaultSigningKey
+	_, _, err := hsm.InitSigningKey(t.Context(), one)
+	ok(t, err)
+	cfg.SigningKey = hsm.DefaultSigningKey
+	r := hsmtest.Open(t, cfg)
+	key, err := r.Signer(t.Context(), signingKey)
+	ok(t, err)
+	shims[0].fail("C_FindObjectsInit", fault{sleep: 400 * time.Millisecond})
+	r.Trip(1) // for 50 ms: the probe finds that it works
+	ok(t, signs(t, key))
+	if !r.Tokens()[1].Works {
+		t.Error("it was not put to use meanwhile: this shows nothing")
+	}
+}
+
+// A signer that answers without an error answers with a signature, whatever becomes of
+// its token meanwhile.
+func TestHS16_NoSignatureIsAnError(t *testing.T) {
+	r := hsmtest.Open(t, signing(t, hsmtest.Config(t)))
+	key, err := r.Signer(t.Context(), signingKey)
+	ok(t, err)
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !stop.Load() {
+			r.Trip(0)
+			r.Mend(0)
+		}
+	})
+	for range 3000 {
+		if err := signs(t, key); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+}
+
 // Of several tokens, one that has the key signs, whichever the others are.
 func TestHS16_ATokenThatHasTheKeySigns(t *testing.T) {
 	shims, cfg := pair(t)
