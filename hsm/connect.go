@@ -11,22 +11,25 @@ import (
 // connect makes a link. If the token fails or is not there it tries once more
 // with the module initialised anew, since some modules see only then that a
 // token is back; not if the PIN is wrong or the token is refused, and seldom if that
-// costs another token its connection.
+// costs another token its connection. Nor does it outlive that, so it is done before the
+// link is used if private keys are owed.
 func (t *token) connect(ctx context.Context) (*link, error) {
 	gen := t.module.generation()
 	l, err := t.newLink(ctx, gen)
-	switch {
-	case err == nil && t.module.owesKeys(): // now, before the link is used: it does not outlive that
-		l.close()
-		err = errStale
-	case err != nil && t.wasConnected():
+	if err != nil && t.wasConnected() {
 		err = askedBefore(err)
 	}
-	if err == nil || !worthReset(err) || !t.module.mayReset(t) {
+	if !t.resets(err) {
 		return l, err
 	}
 	for s := new(search); ; {
-		if resetErr := t.module.reinitialize(ctx, gen); resetErr != nil {
+		switch resetErr := t.module.reinitialize(ctx, gen); {
+		case resetErr == nil:
+		case l.usable(): // it works, without private keys
+			return l, nil
+		case err == nil:
+			return nil, resetErr
+		default:
 			return nil, fmt.Errorf("%w; %w", err, resetErr)
 		}
 		gen = t.module.generation()
@@ -36,12 +39,21 @@ func (t *token) connect(ctx context.Context) (*link, error) {
 		}
 	}
 	switch {
-	case err == nil:
+	case err == nil && !t.module.owesKeys():
 		t.module.resetHelped()
-	case t.wasConnected():
+	case err != nil && t.wasConnected():
 		err = askedBefore(err)
 	}
 	return l, err
+}
+
+// resets reports whether the library is to be initialised anew after a connection that
+// was not made for err or, where that is nil, after one that works. It counts as done then.
+func (t *token) resets(err error) bool {
+	if err == nil {
+		return t.module.owesKeys() && t.module.mayResetForKeys(t)
+	}
+	return worthReset(err) && t.module.mayReset(t)
 }
 
 func (t *token) wasConnected() bool {

@@ -131,6 +131,9 @@ func withKey(s session, name KeyName, fn func(crypto11.Signer) ([]byte, error)) 
 	m := s.link.module
 	k, err := m.keysOf(s.link.slot)
 	if err != nil {
+		if m.owesKeys() && m.worthKeys() {
+			s.link.broken.Store(true) // connect has the library initialised anew
+		}
 		return nil, err
 	}
 	defer func() {

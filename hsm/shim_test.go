@@ -33,6 +33,7 @@ type fault struct {
 	abort bool          // the process ends at the next call or, with times, at so many
 	trap  bool          // with abort: by SIGSEGV
 	hold  bool          // calls hang until free, also after heal
+	only  *uint         // if not nil, only calls with this first argument, a slot or a session
 }
 
 const forever = p11shim.Forever
@@ -80,7 +81,7 @@ func unable(t *testing.T, err error) {
 func (s *shim) fail(function string, f fault) {
 	s.t.Helper()
 	ok(s.t, s.control.Fail(function, p11shim.Fault{
-		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, Every: f.every, After: f.after, Flip: f.flip, Abort: f.abort, Trap: f.trap, Hold: f.hold,
+		Code: f.code, Times: f.times, Skip: f.skip, Sleep: f.sleep, Every: f.every, After: f.after, Flip: f.flip, Abort: f.abort, Trap: f.trap, Hold: f.hold, Only: f.only,
 	}))
 }
 

@@ -47,6 +47,7 @@ type Fault struct {
 	Abort bool          // the process ends at the next call or, with Times or Skip, at those calls
 	Trap  bool          // with Abort: by a bad address, SIGSEGV, and not by SIGABRT
 	Hold  bool          // calls that begin hang until Free, also when the fault has ended
+	Only  *uint         // if not nil, only calls with this first argument, a slot or a session
 }
 
 // Forever is Times without an end.
@@ -54,7 +55,7 @@ const Forever = -1
 
 // The layout of struct entry in shim.c: words of 8 bytes.
 const (
-	entrySize = 112
+	entrySize = 120
 	atCalls   = 0
 	atRV      = 8
 	atTimes   = 16
@@ -69,6 +70,7 @@ const (
 	atOffset  = 88
 	atHide    = 96
 	atEvery   = 104
+	atOnly    = 112
 )
 
 // Build writes the module into dir and returns its path. A process that loads it
@@ -159,6 +161,14 @@ func (f Fault) end() int64 {
 	return 1 | flag(f.Times != 0 || f.Skip != 0)<<1 | flag(f.Trap)<<2
 }
 
+// only is what the control file says of Only.
+func (f Fault) only() int64 {
+	if f.Only == nil {
+		return 0
+	}
+	return int64(*f.Only) + 1
+}
+
 // Fail has a function do f from its next call on.
 func (c *Control) Fail(function string, f Fault) error {
 	hold := int64(0)
@@ -171,6 +181,7 @@ func (c *Control) Fail(function string, f Fault) error {
 	}
 	for _, w := range []struct{ at, value int64 }{
 		{atTimes, 0}, // first and last, so that no call meets half of it
+		{atOnly, f.only()},
 		{atRV, int64(f.Code)},
 		{atSkip, int64(f.Skip)},
 		{atSleep, f.Sleep.Milliseconds()},

@@ -48,6 +48,7 @@ struct entry {
 	uint64_t offset; // of C_GetSlotList: added to the number of each slot
 	uint64_t hide;   // of C_GetMechanismList: the mechanism that it leaves out
 	uint64_t every;  // not 0: only one call of so many sleeps, or is answered
+	uint64_t only;   // not 0: only calls whose first argument is one less
 };
 
 struct list {
@@ -90,6 +91,13 @@ static int due(struct entry *e, uint64_t call)
 	return times < 0;
 }
 
+// meets reports whether the fault is for calls with this first argument.
+static int meets(struct entry *e, word a)
+{
+	uint64_t only = __atomic_load_n(&e->only, __ATOMIC_SEQ_CST);
+	return only == 0 || a == only - 1;
+}
+
 enum { GET_SLOT_LIST = 4 };
 
 // takes_slot reports whether the first argument of a function is a slot's number:
@@ -124,14 +132,16 @@ static word pass(int n, word a, word b, word c, word d, word e, word f, word g, 
 	word rv;
 	uint64_t call = __atomic_add_fetch(&x->calls, 1, __ATOMIC_SEQ_CST);
 	__atomic_add_fetch(&x->inside, 1, __ATOMIC_SEQ_CST);
-	if (x->abort && (!(x->abort & 2) || due(x, call))) {
+	int met = meets(x, a);
+	if (met && x->abort && (!(x->abort & 2) || due(x, call))) {
 		if (x->abort & 4)
 			*(volatile int *)(x->abort) = 0; // 5 or 7
 		abort();
 	}
-	wait_for(x, call);
+	if (met)
+		wait_for(x, call);
 	word before = x->rv;
-	if (!due(x, call)) {
+	if (!met || !due(x, call)) {
 		rv = real_call(n, a, b, c, d, e, f, g, h);
 		if (x->hide && rv == 0)
 			leave_out(x->hide, (word *)b, (word *)c);
