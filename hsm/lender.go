@@ -32,16 +32,27 @@ const signSessions = 4
 type lender struct {
 	wanted atomic.Bool // crypto11 is to initialise the library
 
-	mu      sync.Mutex
+	mu      sync.Mutex         // held over no call of the module, which may hang
 	signers map[uint]*slotKeys // by slot; empty: crypto11 has not initialised the library
+	opening map[uint]*turn     // by slot; of the call that opens signers of it
+	hung    int                // turns of opening that another took the place of
 	retired []*slotKeys        // that are not closed yet
+	closing int                // that were retired, and wait for calls to end
 	why     error              // if signers is empty
 }
 
+// maxUnended is how many contexts of a module may hang while they are opened, and how many
+// may wait for calls to end before they are closed, before no other takes the place of
+// one: each has had sessions, and workers.
+const maxUnended = 2
+
 // slotKeys are the private keys of a token that were used in one crypto11 context.
 type slotKeys struct {
-	ctx  *crypto11.Context
-	mu   sync.Mutex
+	ctx     *crypto11.Context
+	using   *turn // of the calls that use a session
+	looking *turn // of the one among them that looks for a key
+
+	mu   sync.Mutex                 // held over no call of the module
 	keys map[string]crypto11.Signer // by their selectors
 }
 
@@ -67,14 +78,13 @@ var errNoToken = fmt.Errorf("hsm: no token was there when the module was initial
 
 // handOver has crypto11 initialise the library, which m has just done: crypto11 wants
 // a token that is there, and only a library that is initialised tells of one. If
-// crypto11 cannot, m does again, and private keys cannot be used.
+// crypto11 cannot, m does again, and private keys cannot be used. No other call is in the
+// library.
 func (m *module) handOver() error {
 	l := &m.lender
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.signers, l.why = make(map[uint]*slotKeys), errNoToken
+	l.begin(errNoToken)
 	if m.args != "" {
-		l.why = fmt.Errorf("hsm: private keys cannot be used in a module with init_args: %w", kms.ErrUnsupported)
+		l.begin(fmt.Errorf("hsm: private keys cannot be used in a module with init_args: %w", kms.ErrUnsupported))
 		return nil
 	}
 	tokens, err := m.tokens()
@@ -87,11 +97,34 @@ func (m *module) handOver() error {
 	}
 	k, err := m.openKeys(tokens[i].slot)
 	if err != nil {
-		l.why = err
+		l.begin(err)
 		return m.initializeAlone()
 	}
-	l.signers[tokens[i].slot] = k
+	l.put(tokens[i].slot, nil, k)
 	return nil
+}
+
+// begin forgets what is of an earlier initialisation. Until put is called, no private key
+// can be used, for why.
+func (l *lender) begin(why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.signers, l.opening, l.hung, l.why = make(map[uint]*slotKeys), make(map[uint]*turn), 0, why
+}
+
+// put has k used for the private keys of a slot in the place of old, which may be nil and
+// is retired. It reports false if that is not what is used: another call was first.
+func (l *lender) put(slot uint, old, k *slotKeys) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.signers[slot] != old {
+		return false
+	}
+	if old != nil {
+		l.retired = append(l.retired, old)
+	}
+	l.signers[slot] = k
+	return true
 }
 
 // openKeys opens a crypto11 context. crypto11 asks each slot for its token, and gives up
@@ -120,65 +153,112 @@ func (m *module) openKeysOnce(slot uint) (*slotKeys, error) {
 	if err != nil {
 		return nil, fromCrypto11("open", err)
 	}
-	return &slotKeys{ctx: ctx, keys: make(map[string]crypto11.Signer)}, nil
+	return &slotKeys{ctx: ctx, using: newTurn(signSessions), looking: newTurn(1), keys: make(map[string]crypto11.Signer)}, nil
 }
 
 // takeBack finalizes the library if crypto11 initialised it, and reports whether it
 // did. No call is in the library.
 func (m *module) takeBack() bool {
-	l := &m.lender
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.signers) == 0 {
-		return false
-	}
-	for _, k := range append(slices.Collect(maps.Values(l.signers)), l.retired...) {
+	all := m.lender.empty()
+	for _, k := range all {
 		_ = k.ctx.Close() // the last finalizes the library; it always returns nil
 	}
-	l.signers, l.retired = nil, nil
-	return true
+	return len(all) > 0
 }
 
-// keysOf returns where the private keys of a slot are used. It is called inside enter
-// and leave.
-func (m *module) keysOf(slot uint) (*slotKeys, error) {
-	l := &m.lender
+// empty takes out what is not closed yet, unless crypto11 has not initialised the library.
+func (l *lender) empty() []*slotKeys {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if k := l.signers[slot]; k != nil {
-		return k, nil
-	}
 	if len(l.signers) == 0 {
-		if l.why == nil {
-			return nil, fmt.Errorf("hsm: the root was not opened to use private keys: %w", kms.ErrUnsupported)
-		}
-		return nil, l.why
+		return nil
 	}
-	k, err := m.openKeys(slot)
-	if err == nil {
-		l.signers[slot] = k
+	all := append(slices.Collect(maps.Values(l.signers)), l.retired...)
+	l.signers, l.retired = nil, nil
+	return all
+}
+
+// keysOf returns where the private keys of the slot of a link are used. It is called
+// inside enter and leave, as dropKeys is.
+func (m *module) keysOf(at *link) (*slotKeys, error) {
+	l := &m.lender
+	if k, err := l.find(at.slot); k != nil || err != nil {
+		return k, err
 	}
-	return k, err
+	if _, err := m.openInPlaceOf(at, nil); err != nil {
+		return nil, err
+	}
+	return l.find(at.slot)
+}
+
+// openInPlaceOf opens a crypto11 context for the slot of a link in the place of old, which
+// may be nil. It does nothing and reports false if another call was first.
+func (m *module) openInPlaceOf(at *link, old *slotKeys) (opened bool, err error) {
+	l := &m.lender
+	opening := l.turnOf(at)
+	if !opening.take(at.wait) {
+		return false, errTurn
+	}
+	defer opening.give()
+	if !l.replaces(at.slot, old) {
+		return false, nil
+	}
+	k, err := m.openKeys(at.slot)
+	if err != nil {
+		return false, err
+	}
+	if !l.put(at.slot, old, k) { // it hung, and another took its place
+		return false, k.ctx.Close()
+	}
+	return true, nil
+}
+
+// find returns where the private keys of a slot are used, nil if none was yet, or why
+// they cannot be.
+func (l *lender) find(slot uint) (*slotKeys, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.signers) > 0:
+		return l.signers[slot], nil
+	case l.why == nil:
+		return nil, fmt.Errorf("hsm: the root was not opened to use private keys: %w", kms.ErrUnsupported)
+	}
+	return nil, l.why
+}
+
+// turnOf returns the turn of who opens what is used for the slot of a link.
+func (l *lender) turnOf(at *link) *turn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.opening[at.slot]
+	if t != nil && t.hangs(at.timeout) && l.hung < maxUnended {
+		l.hung++
+		t = nil
+	}
+	if t == nil {
+		t = newTurn(1)
+		l.opening[at.slot] = t
+	}
+	return t
 }
 
 // dropKeys takes out of use what failed: crypto11 keeps a session that is dead and
 // gives it to the next call. Another context takes its place, opened before the old
-// one is closed, as the last one that is closed finalizes the library. It is called
-// inside enter and leave.
-func (m *module) dropKeys(slot uint, k *slotKeys) {
-	l := &m.lender
+// one is closed, as the last one that is closed finalizes the library. If it cannot be
+// opened the next call tries again.
+func (m *module) dropKeys(at *link, k *slotKeys) {
+	if opened, _ := m.openInPlaceOf(at, k); opened {
+		go m.closeKeys(m.gen.Load(), k)
+	}
+}
+
+// replaces reports whether another context is to take the place of k, which may be nil: no
+// other call was first, and not too many that were retired wait for calls to end.
+func (l *lender) replaces(slot uint, k *slotKeys) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.signers[slot] != k {
-		return // another call was first
-	}
-	next, err := m.openKeys(slot)
-	if err != nil {
-		return // the next call tries again
-	}
-	l.signers[slot] = next
-	l.retired = append(l.retired, k)
-	go m.closeKeys(m.gen.Load(), k)
+	return l.signers[slot] == k && (k == nil || l.closing < maxUnended)
 }
 
 // closeKeys closes k, if that is not done by then. It waits for calls that hang.
@@ -191,8 +271,12 @@ func (m *module) closeKeys(gen uint64, k *slotKeys) {
 	l.mu.Lock()
 	i := slices.Index(l.retired, k)
 	l.retired = slices.Delete(l.retired, i, i+1)
+	l.closing++
 	l.mu.Unlock()
 	_ = k.ctx.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closing--
 }
 
 // fromCrypto11 returns an error of crypto11 as one of ours, with the code of the module

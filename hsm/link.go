@@ -28,6 +28,8 @@ type link struct {
 	broke       []string      // those that are, with what that means
 	limit       int           // of loaded keys
 	life        time.Duration // of sessions for calls
+	wait        time.Duration // that one call waits for another, at most
+	timeout     time.Duration // that a call may take
 
 	// The anchor keeps the login while other sessions come and go. It is the
 	// first loader, once the link is made; the others are opened when keys are

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/ThalesGroup/crypto11"
 
@@ -129,7 +130,7 @@ func fits(public crypto.PublicKey, digest []byte) []byte {
 // worse for it.
 func withKey(s session, name KeyName, fn func(crypto11.Signer) ([]byte, error)) (result []byte, err error) {
 	m := s.link.module
-	k, err := m.keysOf(s.link.slot)
+	k, err := m.keysOf(s.link)
 	if err != nil {
 		if m.owesKeys() && m.worthKeys() {
 			s.link.broken.Store(true) // connect has the library initialised anew
@@ -138,20 +139,18 @@ func withKey(s session, name KeyName, fn func(crypto11.Signer) ([]byte, error)) 
 	}
 	defer func() {
 		if p := recover(); p != nil { // crypto11 panics where it is in doubt
-			m.dropKeys(s.link.slot, k)
+			m.dropKeys(s.link, k)
 			err = fmt.Errorf("hsm: crypto11: panic: %v: %w\n%s", p, kms.ErrUnavailable, debug.Stack())
 		}
 	}()
 	for tries := 0; ; tries++ {
-		key, err := k.key(name)
-		if err == nil {
-			if result, err = fn(key); err == nil {
-				return result, nil
-			}
-			err = fromCrypto11("sign", err)
+		if result, err = k.use(name, s.link.wait, fn); err == nil {
+			return result, nil
 		}
 		c, faulty := classOf(err)
 		switch {
+		case errors.Is(err, errTurn) && !k.hangs(s.link.timeout):
+			return nil, err
 		case !faulty && !errors.Is(err, kms.ErrUnavailable) || c == requestFault:
 			return nil, err
 		case faulty && c == objectFault && tries == 0:
@@ -160,24 +159,63 @@ func withKey(s session, name KeyName, fn func(crypto11.Signer) ([]byte, error)) 
 			k.forget(name)
 			return nil, fmt.Errorf("hsm: %w: %s: %w", ErrNoKey, name, &settled{err})
 		default:
-			m.dropKeys(s.link.slot, k)
+			m.dropKeys(s.link, k)
 			return nil, err
 		}
 	}
 }
 
+// use runs fn with a private key. It waits no longer than so for what another call has.
+func (k *slotKeys) use(name KeyName, wait time.Duration, fn func(crypto11.Signer) ([]byte, error)) ([]byte, error) {
+	if !k.using.take(wait) {
+		return nil, errTurn
+	}
+	defer k.using.give()
+	key, err := k.key(name, wait)
+	if err != nil {
+		return nil, err
+	}
+	result, err := fn(key)
+	if err != nil {
+		return nil, fromCrypto11("sign", err)
+	}
+	return result, nil
+}
+
+// hangs reports whether calls that others wait for have taken longer than a call may.
+func (k *slotKeys) hangs(long time.Duration) bool {
+	return k.using.hangs(long) || k.looking.hangs(long)
+}
+
 // key returns a private key, which has been looked for and looked at once.
-func (k *slotKeys) key(name KeyName) (crypto11.Signer, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if key := k.keys[name.String()]; key != nil {
+func (k *slotKeys) key(name KeyName, wait time.Duration) (crypto11.Signer, error) {
+	if key := k.known(name); key != nil {
 		return key, nil
+	}
+	if !k.looking.take(wait) {
+		return nil, errTurn
+	}
+	defer k.looking.give()
+	if key := k.known(name); key != nil {
+		return key, nil // another call was first
 	}
 	key, err := k.find(name)
 	if err == nil {
-		k.keys[name.String()] = key
+		k.keep(name, key)
 	}
 	return key, err
+}
+
+func (k *slotKeys) known(name KeyName) crypto11.Signer {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.keys[name.String()]
+}
+
+func (k *slotKeys) keep(name KeyName, key crypto11.Signer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys[name.String()] = key
 }
 
 func (k *slotKeys) forget(name KeyName) {

@@ -330,6 +330,126 @@ func TestHS12_ASignatureThatHangsIsLeft(t *testing.T) {
 	eventually(t, func() bool { return signs(t, key) == nil })
 }
 
+// hangingSigner opens a root of few sessions whose calls may hang, and returns it, a key
+// that encrypts, and one that signs.
+func hangingSigner(t *testing.T, sessions int) (s *shim, r *hsm.Root, handle []byte, key *hsm.Signer) {
+	t.Helper()
+	s, cfg := shimmed(t)
+	cfg.Timeout, cfg.Sessions = 300*time.Millisecond, sessions
+	r = hsmtest.Open(t, signing(t, cfg))
+	handle = newKey(t, r, kms.Encryption)
+	key, err := r.Signer(t.Context(), signingKey)
+	ok(t, err)
+	ok(t, signs(t, key))
+	return s, r, handle, key
+}
+
+// holds has the calls of a function hang that are made while fn runs, until the test
+// ends, and sees that so many do.
+func (s *shim) holds(function string, calls int, fn func()) {
+	s.t.Helper()
+	s.fail(function, fault{hold: true})
+	s.t.Cleanup(func() { s.free(function) })
+	fn()
+	s.fail(function, fault{})
+	if n := s.inside(function); n != calls {
+		s.t.Fatalf("%d calls of %s hang, not %d", n, function, calls)
+	}
+}
+
+// A search for a private key that hangs for good costs one session: not one for each
+// signature that needs the key, and those come back.
+func TestHS12_ASearchForAKeyThatHangsCostsOneSession(t *testing.T) {
+	s, r, handle, key := hangingSigner(t, 2)
+	s.fail("C_Sign", fault{code: pkcs11.CKR_KEY_HANDLE_INVALID, times: 1})
+	s.holds("C_FindObjectsInit", 1, func() { is(t, signs(t, key), kms.ErrUnavailable) })
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { _ = signs(t, key) })
+	}
+	wg.Wait()
+	eventually(t, func() bool { return signs(t, key) == nil })
+	for range 20 {
+		_, err := r.Encrypt(t.Context(), handle, nil, nil)
+		ok(t, err)
+		ok(t, signs(t, key))
+	}
+	waitFor(t, func() bool { return r.Stats().Hung == 1 })
+	if n := s.inside("C_FindObjectsInit"); n != 1 {
+		t.Errorf("%d searches hang", n)
+	}
+}
+
+// As many signatures that hang as there are sessions to sign with stop no other call, and
+// the next ones are made with other sessions.
+func TestHS12_SignaturesThatHangStopNoOtherCall(t *testing.T) {
+	s, r, handle, key := hangingSigner(t, 8)
+	s.holds("C_Sign", 4, func() {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { is(t, signs(t, key), kms.ErrUnavailable) })
+		}
+		wg.Wait()
+	})
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for !stop.Load() {
+				_ = signs(t, key)
+			}
+		})
+	}
+	eventually(t, func() bool {
+		_, err := r.Encrypt(t.Context(), handle, nil, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		return signs(t, key) == nil
+	})
+	stop.Store(true)
+	wg.Wait()
+}
+
+// What takes the place of a context that failed hangs when it is opened: what is there
+// signs.
+func TestHS12_SessionsWhoseOpeningHangsStopNoSignature(t *testing.T) {
+	s, r, handle, key := hangingSigner(t, 1) // it is open, so that of crypto11 hangs
+	s.fail("C_Sign", fault{code: pkcs11.CKR_DEVICE_ERROR, times: 1})
+	s.holds("C_OpenSession", 1, func() { is(t, signs(t, key), kms.ErrUnavailable) })
+	eventually(t, func() bool { return signs(t, key) == nil }) // another session is opened
+	for range 20 {
+		ok(t, signs(t, key))
+		_, err := r.Encrypt(t.Context(), handle, nil, nil)
+		ok(t, err)
+	}
+	listed := s.calls("C_GetSlotList") // by crypto11, for each context
+	s.fail("C_Sign", fault{code: pkcs11.CKR_DEVICE_ERROR, times: 2})
+	is(t, signs(t, key), kms.ErrUnavailable)
+	if s.calls("C_GetSlotList") == listed {
+		t.Error("no other context is opened")
+	}
+	s.free("C_OpenSession") // what was opened late is not used
+	waitFor(t, func() bool { return s.inside("C_OpenSession") == 0 })
+	for range 20 {
+		ok(t, signs(t, key))
+	}
+}
+
+// Of contexts that are closed only so many wait for calls that hang: a token whose search
+// for keys always hangs goes on with all else.
+func TestHS12_SearchesThatHangAreBounded(t *testing.T) {
+	s, r, handle, key := hangingSigner(t, 4)
+	s.fail("C_Sign", fault{code: pkcs11.CKR_KEY_HANDLE_INVALID, times: 1})
+	s.holds("C_FindObjectsInit", 3, func() {
+		for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+			is(t, signs(t, key), kms.ErrUnavailable)
+		}
+	})
+	_, err := r.Encrypt(t.Context(), handle, nil, nil)
+	ok(t, err)
+}
+
 func TestKeyNames(t *testing.T) {
 	n, err := hsm.ParseKeyName("pkcs11:object=keygate%20sign;id=%01%ff;type=private")
 	ok(t, err)

@@ -135,7 +135,7 @@ func (s session) isFree(label string) error {
 // makeSigningKey makes the key pair with as many of the attributes that not every
 // token knows as this one does.
 func (s session) makeSigningKey(label string) error {
-	k, err := s.link.module.keysOf(s.link.slot)
+	k, err := s.link.module.keysOf(s.link)
 	if err != nil {
 		return err
 	}
