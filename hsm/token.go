@@ -69,23 +69,28 @@ func (t slotToken) made() bool { return t.info.Flags&pkcs11.CKF_TOKEN_INITIALIZE
 
 // tokens returns the tokens that answer. One that does not is neither a free one
 // nor the one that is looked for; if it is, none is found.
-func (m *module) tokens() ([]slotToken, error) {
+func (m *module) tokens() (all []slotToken, err error) {
+	all, _, err = m.tokensAndSilent()
+	return all, err
+}
+
+// tokensAndSilent also returns how many did not answer.
+func (m *module) tokensAndSilent() (all []slotToken, silent int, err error) {
 	slots, err := m.ctx.GetSlotList(true)
 	if err != nil {
-		return nil, answered("C_GetSlotList", err)
+		return nil, 0, answered("C_GetSlotList", err)
 	}
-	var all []slotToken
 	for _, slot := range slots {
 		if info, err := m.ctx.GetTokenInfo(slot); err == nil {
 			all = append(all, slotToken{slot, info})
 		}
 	}
-	return all, nil
+	return all, len(slots) - len(all), nil
 }
 
 // findToken returns the slot of the one token that c names.
 func findToken(m *module, c Config) (uint, TokenInfo, error) {
-	tokens, err := m.tokens()
+	tokens, silent, err := m.tokensAndSilent()
 	if err != nil {
 		return 0, TokenInfo{}, err
 	}
@@ -96,7 +101,7 @@ func findToken(m *module, c Config) (uint, TokenInfo, error) {
 		}
 	}
 	if len(found) != 1 {
-		return 0, TokenInfo{}, m.notOne(c, tokens, found)
+		return 0, TokenInfo{}, m.notOne(c, tokens, found, silent == 0)
 	}
 	t := found[0].info
 	info := TokenInfo{Label: t.Label, Serial: t.SerialNumber, Manufacturer: t.ManufacturerID, Model: t.Model, MaxSessions: t.MaxSessionCount}
@@ -108,8 +113,8 @@ func findToken(m *module, c Config) (uint, TokenInfo, error) {
 }
 
 // notOne says why the tokens that were found are not the one that c names, and
-// what there is in its place.
-func (m *module) notOne(c Config, tokens, found []slotToken) error {
+// what there is in its place. hidden says that it may be there, and not be shown.
+func (m *module) notOne(c Config, tokens, found []slotToken, hidden bool) error {
 	if len(found) > 0 {
 		var serials []string
 		for _, t := range found {
@@ -122,7 +127,7 @@ func (m *module) notOne(c Config, tokens, found []slotToken) error {
 	if soft, err := m.isSoftHSM(); err == nil && soft {
 		text += "; SOFTHSM2_CONF, which says where SoftHSM has its tokens, is " + cmp.Or(os.Getenv("SOFTHSM2_CONF"), "not set")
 	}
-	return &notFoundError{text: text, token: true}
+	return &notFoundError{text: text, token: hidden}
 }
 
 // labels says which tokens there are.
