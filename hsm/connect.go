@@ -101,7 +101,7 @@ func (t *token) newLink(ctx context.Context, gen uint64) (*link, error) {
 
 // newBareLink finds the token, opens a session with flags and logs in.
 func (t *token) newBareLink(ctx context.Context, gen uint64, flags uint) (_ *link, err error) {
-	l := &link{module: t.module, gen: gen, limit: t.cfg.Keys, life: t.cfg.SessionLifetime, wait: t.cfg.Queue.Wait, timeout: t.cfg.Timeout, accept: t.cfg.Accept, copyable: t.cfg.Copyable == copyableAllowed, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
+	l := &link{module: t.module, log: t.log, gen: gen, limit: t.cfg.Keys, life: t.cfg.SessionLifetime, wait: t.cfg.Queue.Wait, timeout: t.cfg.Timeout, accept: t.cfg.Accept, copyable: t.cfg.Copyable == copyableAllowed, keys: make(map[string]*loaded), objects: make(map[pkcs11.ObjectHandle]*loaded)}
 	if err := l.enter(ctx); err != nil {
 		return nil, err
 	}

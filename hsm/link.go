@@ -3,6 +3,7 @@ package hsm
 import (
 	"container/list"
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,8 @@ import (
 // by then.
 type link struct {
 	module      *module
-	gen         uint64 // the module's initialisation that all handles belong to
+	log         *slog.Logger // nil where a command, and no root, uses the token
+	gen         uint64       // the module's initialisation that all handles belong to
 	slot        uint
 	token       TokenInfo
 	flags       uint          // of all sessions

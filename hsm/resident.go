@@ -183,51 +183,99 @@ func (s session) staysInside(object pkcs11.ObjectHandle, made bool) error {
 // the login shows no private object, so it says nothing yet of the key.
 var errNoObject = fmt.Errorf("hsm: the token has no such key: %w", kms.ErrUnavailable)
 
+// errShowsNothing says that the token shows no record key either, which is there.
+var errShowsNothing = fmt.Errorf("hsm: the token shows no object by its name, not even the record key: %w", kms.ErrUnavailable)
+
+// showsObjects is the canary of a search: it finds the record key by its label.
+func (s session) showsObjects() error {
+	if err := s.canary(); err != nil {
+		return err
+	}
+	label, err := s.attribute(s.link.recordKey.object, pkcs11.CKA_LABEL)
+	if err != nil {
+		return err
+	}
+	found, err := s.find([]*pkcs11.Attribute{
+		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
+		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
+		pkcs11.NewAttribute(pkcs11.CKA_LABEL, label),
+	}, 1)
+	if err == nil && len(found) == 0 {
+		err = errShowsNothing
+	}
+	return err
+}
+
 // loadResident returns the object of a resident key, which has been used once. It
-// is ErrCorrupt if the token works and has no such key, or another of its name.
+// is ErrCorrupt if the token works and has no such key, or others of its name only.
 func (s session) loadResident(h keyHandle) (object pkcs11.ObjectHandle, err error) {
-	for range 2 {
+	for range 1 + s.roundsFor(kms.ErrCorrupt, tokenFault) {
 		object, err = settle(s, kms.ErrCorrupt, s.canary, func() (pkcs11.ObjectHandle, error) { return s.findResident(h) })
 		if !errors.Is(err, errNoObject) {
 			return object, err
 		}
-		if canaryErr := s.canary(); canaryErr != nil {
+		if canaryErr := s.showsObjects(); canaryErr != nil {
 			return 0, errors.Join(err, canaryErr)
 		}
 	}
 	return 0, fmt.Errorf("hsm: key handle: token %q (serial number %s) has no key %x: it was destroyed, or is in another token: %w", s.link.token.Label, s.link.token.Serial, h.objectID(), kms.ErrCorrupt)
 }
 
-// findResident returns the object of h if it is the right key.
+// findResident returns the object of h: of those that have its name the one that is
+// the right key.
 func (s session) findResident(h keyHandle) (pkcs11.ObjectHandle, error) {
 	found, err := s.residents(h)
-	switch {
-	case err != nil:
+	if err != nil {
 		return 0, err
-	case len(found) == 0:
-		return 0, errNoObject
-	case len(found) > 1:
-		return 0, fmt.Errorf("hsm: the token has more than one key %x: %w", h.objectID(), kms.ErrCorrupt)
 	}
-	return found[0], s.verify(found[0], h)
+	err = errNoObject
+	for _, object := range found {
+		wrong := s.verify(object, h)
+		if wrong == nil {
+			s.link.noteNamesakes(h, len(found)-1)
+			return object, nil
+		}
+		if errors.Is(err, errNoObject) || !s.isAnotherKey(wrong) {
+			err = wrong // a fault says more than that one of them is another key
+		}
+	}
+	return 0, err
 }
 
-// residents returns the objects that have the name of h, at most a few.
+// isAnotherKey reports whether an answer of verify is one that another key gives.
+func (s session) isAnotherKey(err error) bool {
+	return errors.Is(err, errAnother) || s.answersBadInput(err)
+}
+
+// noteNamesakes logs that others have the name of a resident key.
+func (l *link) noteNamesakes(h keyHandle, others int) {
+	if others > 0 && l.log != nil {
+		l.log.Warn("hsm: the token has several keys of one name, of which one is the right one and is used", "token", l.token.Label, "object", fmt.Sprintf("%x", h.objectID()), "others", others)
+	}
+}
+
+// maxNamesakes is how many objects of one name are looked at.
+const maxNamesakes = 32
+
+// residents returns the objects that have the name of h.
 func (s session) residents(h keyHandle) ([]pkcs11.ObjectHandle, error) {
 	return s.find([]*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true),
 		pkcs11.NewAttribute(pkcs11.CKA_ID, h.objectID()),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, h.objectLabel()),
-	}, 4)
+	}, maxNamesakes)
 }
 
 // destroyResident destroys what has the name of h and makes sure that nothing has
 // it any longer. The session can write.
 func (s session) destroyResident(h keyHandle) error {
 	found, err := s.residents(h)
-	if err != nil || len(found) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(found) == 0 {
+		return s.showsObjects()
 	}
 	for _, object := range found {
 		if err := s.destroy(object); err != nil {
