@@ -30,9 +30,9 @@ type sharedModule struct {
 	args     string
 	raw      *pkcs11.Ctx
 	table    functions
-	refs     int           // under modules.mu
-	changing chan struct{} // has room for one that makes or destroys objects
-	guest    bool          // another part of the process initialised it, and so finalizes it
+	refs     int      // under modules.mu
+	changing *changes // of those that make or destroy objects
+	guest    bool     // another part of the process initialised it, and so finalizes it
 	lender   lender
 	resets   resets
 	objects  objectCount
@@ -67,7 +67,7 @@ func useModule(path, args string) (*module, error) {
 		l.refs++
 		return newModule(l), nil
 	}
-	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, changing: make(chan struct{}, 1), refs: 1})
+	m := newModule(&sharedModule{path: path, args: args, raw: ctx, table: list, changing: newChanges(), refs: 1})
 	m.gen.Store(1)
 	if err := m.begin(); err != nil {
 		ctx.Destroy()

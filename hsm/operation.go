@@ -44,7 +44,7 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	letGo, discard := func() {}, wipe
 	if o.resident() {
 		discard = func(late []byte) { t.cleanUp(o); wipe(late) }
-		if letGo, err = t.module.changeObjects(ctx); err != nil {
+		if letGo, err = t.changeObjects(ctx, t.pool); err != nil {
 			k.done()
 			return nil, err
 		}

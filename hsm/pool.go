@@ -134,6 +134,13 @@ func (p *pool) writeOff(now time.Time) {
 	}
 }
 
+// canLose reports whether one more worker that hangs would be replaced.
+func (p *pool) canLose() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost < p.spares
+}
+
 // busyLocked returns how many workers run a job, those among them that hang.
 func (p *pool) busyLocked() (n int) {
 	for w := range p.workers {

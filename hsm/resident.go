@@ -322,7 +322,7 @@ func (t *token) tryDestroyResident(ctx context.Context, handle []byte, h keyHand
 		l.evict(k)
 		k.done()
 	}
-	letGo, err := t.module.changeObjects(ctx)
+	letGo, err := t.changeObjects(ctx, t.keeper)
 	if err != nil {
 		return err
 	}
@@ -362,16 +362,16 @@ func (t *token) cleanUp(o *op) {
 	})
 }
 
-// changeObjects returns when no other call makes or destroys objects of a token
-// of m; the next may when letGo is called. Modules that do so in several threads
-// at once, as SoftHSM 2.6.1, fail now and then.
-func (m *module) changeObjects(ctx context.Context) (letGo func(), err error) {
-	select {
-	case m.changing <- struct{}{}:
-		return func() { <-m.changing }, nil
-	case <-ctx.Done():
-		return nil, waited(ctx, "wait for others that make or destroy keys in the token")
-	}
+// longChange is how long a call that makes or destroys objects may take before it is
+// taken for one that hangs, in multiples of Config.Timeout: the wait for a session, and
+// the call, which its caller has left long before.
+const longChange = 2
+
+// changeObjects returns when no other call makes or destroys objects of a token of t's
+// module, but those that hang, if one more may hang in p. The next may when letGo is
+// called.
+func (t *token) changeObjects(ctx context.Context, p *pool) (letGo func(), err error) {
+	return t.module.changing.take(ctx, longChange*t.cfg.Timeout, p.canLose)
 }
 
 // makeAnyProbe makes the link's own key as one that is wrapped. If the token does

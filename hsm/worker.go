@@ -357,6 +357,8 @@ func (t *token) stuck() string {
 		return "calls"
 	case t.keeper.stuck():
 		return "calls that load keys"
+	case t.module.changing.hang(longChange * t.cfg.Timeout):
+		return "a call that makes or destroys a key in the token"
 	}
 	return ""
 }
