@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -33,10 +32,8 @@ type token struct {
 	link   atomic.Pointer[link]
 	repair repair
 
-	// Keys that are destroyed since nobody has them; see cleanUp.
-	late    sync.WaitGroup
-	closing chan struct{}
-	count   counters
+	clean cleaner
+	count counters
 
 	finalTry bool // log in even where one wrong PIN more locks the token
 }
@@ -50,7 +47,8 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	if err != nil {
 		return nil, err
 	}
-	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same, closing: make(chan struct{})}
+	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same}
+	t.clean = cleaner{log: log, wait: cfg.Timeout, destroy: t.destroy}
 	m.joined(t)
 	var l *link
 	if cfg.signs() {
@@ -83,9 +81,18 @@ func (e *openError) Unwrap() error { return e.error }
 
 func (t *token) do(ctx context.Context, o *op) ([]byte, error) {
 	if o.kind == opDestroy {
-		return nil, t.destroyKey(ctx, o.handle)
+		return nil, t.destroy(ctx, o)
 	}
 	return t.run(ctx, o)
+}
+
+// destroy destroys the key that o names: that of its handle, or what another op has
+// left.
+func (t *token) destroy(ctx context.Context, o *op) error {
+	if o.number != (kekID{}) {
+		return t.destroyResident(ctx, nil, o.nth(0))
+	}
+	return t.destroyKey(ctx, o.handle)
 }
 
 // destroyKey takes the key of a handle out of the token if it is loaded there. The
@@ -126,11 +133,10 @@ func (t *token) info() TokenInfo {
 // close closes the sessions and, if no other token uses it, finalizes the module.
 // It leaves calls that hang, and the module with them, alone.
 func (t *token) close() error {
-	close(t.closing)
+	t.clean.close()
 	t.module.left(t)
 	t.repair.stop()
 	err := errors.Join(t.pool.close(), t.keeper.close())
-	t.late.Wait()
 	patience := t.cfg.Timeout
 	if err != nil {
 		patience = 0

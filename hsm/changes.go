@@ -25,9 +25,9 @@ func newChanges() *changes {
 	return &changes{place: make(chan struct{}, 1), begun: make(map[*change]bool)}
 }
 
-// take returns when no other has the place, or one has had it for longer than long. If
-// one hangs so that has lost its place may says whether others may go before it. The
-// next may go when letGo is called.
+// take returns when no other has the place, or one has had it for so long, which loses
+// it. While such a one has not ended, may says whether others may begin. The next may
+// when letGo is called.
 func (q *changes) take(ctx context.Context, long time.Duration, may func() bool) (letGo func(), err error) {
 	for {
 		look := time.NewTimer(q.left(long))
@@ -76,7 +76,7 @@ func (q *changes) barredLocked(may func() bool) bool {
 	return hung > 0 && !may()
 }
 
-// begin begins a turn of one that has just got the place, or gives that back and
+// begin begins the change of one that has just got the place, or gives that back and
 // returns nil.
 func (q *changes) begin(may func() bool) (letGo func()) {
 	q.mu.Lock()

@@ -13,7 +13,7 @@ import (
 func always() bool { return true }
 func never() bool  { return false }
 
-// begins takes a turn with so much time, or fails.
+// begins begins a change with so much time, or fails.
 func begins(t *testing.T, q *changes, within time.Duration, may func() bool) (letGo func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
@@ -51,8 +51,8 @@ func TestChangesAreOneAtATime(t *testing.T) {
 	})
 }
 
-// One that hangs keeps its turn for 2 s, or for ever if nobody may go before it. It
-// takes none from others when it ends.
+// One that hangs keeps its place for 2 s, or for ever if nobody may go before it. It
+// takes it from no other when it ends.
 func TestAChangeThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newChanges()
@@ -72,7 +72,7 @@ func TestAChangeThatHangs(t *testing.T) {
 		third := begins(t, q, time.Second, never)
 		third()
 		if q.hang(0) || len(q.place) != 0 {
-			t.Error("a turn has not ended")
+			t.Error("a change has not ended")
 		}
 	})
 }

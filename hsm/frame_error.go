@@ -17,7 +17,8 @@ var marks = []error{
 	kms.ErrKeyNotFound, kms.ErrKeyExists, kms.ErrPendingDeletion, kms.ErrName, kms.ErrCiphertext, kms.ErrExhausted, kms.ErrNoMAC,
 	kms.ErrKeySize, kms.ErrCorrupt, kms.ErrUnsupported, kms.ErrDenied, kms.ErrUnavailable,
 	context.Canceled, context.DeadlineExceeded,
-	ErrPIN, ErrPINAtRisk, ErrTokenExists, errNeedless, errRefused, errDoubted, errUnanswered, errWrong, errAnother, errInOneToken, errNoObject, errShowsNothing,
+	ErrPIN, ErrPINAtRisk, ErrTokenExists, errNeedless, errRefused, errDoubted, errUnanswered, errWrong, errAnother,
+	errInOneToken, errNoObject, errShowsNothing, errBegun, errLeftovers,
 	errQueueFull, errBusy, errStalled, errClosed, errHung, errStale, errConnecting, errCrashed, errFrame,
 	errNoToken, ErrNoKey, errWeakKey, errWrongSignature, ErrStatement, errTurn,
 }

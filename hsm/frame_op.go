@@ -24,13 +24,13 @@ func (o *order) size() int {
 	return 96 + len(o.handle) + len(o.a) + len(o.b) + min(len(o.caller), maxCaller)
 }
 
-// append appends what o has but for begun, which token.run makes for its own tries:
+// append appends what o has but for begun, which each process counts for itself:
 //
 //	1  kind
 //	1  purpose
 //	1  once
 //	16 key id
-//	8  number of a key in the token
+//	8  number of the first key in the token
 //	8  nanoseconds that are left
 //	8  size
 //	caller, handle, a and b, each with its size

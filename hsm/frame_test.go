@@ -13,7 +13,6 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,7 +43,7 @@ func fill(t *testing.T, v reflect.Value) {
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(1)
 	case reflect.Pointer:
-		if v.Type() == reflect.TypeFor[*atomic.Bool]() {
+		if v.Type() == reflect.TypeFor[*begun]() {
 			return // op.begun is of one process
 		}
 		fallthrough

@@ -91,7 +91,7 @@ func (r *Root) makeKey(ctx context.Context, id kms.KeyID, purpose kms.Purpose, i
 	if purpose != kms.Encryption && purpose != kms.Authentication {
 		return nil, fmt.Errorf("hsm: purpose %d: %w", purpose, kms.ErrUnsupported)
 	}
-	return r.group.do(ctx, op{kind: opNewKey, id: id, number: r.cfg.newNumber(), purpose: purpose, a: imported})
+	return r.group.do(ctx, op{kind: opNewKey, id: id, purpose: purpose, a: imported})
 }
 
 // Encrypt encrypts in the token, with AES-256-GCM and a random IV of this

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"fmt"
-	"sync/atomic"
 
 	"github.com/keygate/keygate/kms"
 )
@@ -11,14 +10,14 @@ import (
 // a socket. Every op may be repeated: a key that is made twice is lost once.
 type op struct {
 	kind    opKind
-	handle  []byte       // of the key to use or to destroy; nil: none, or the record key
-	purpose kms.Purpose  // of the key to make or to use; zero: no key of a handle is used
-	id      kms.KeyID    // of the key to make
-	number  kekID        // of the key to make, if it is one in the token; see resident.go
-	begun   *atomic.Bool // set when a try begins to make it there
-	a, b    []byte       // plaintext, ciphertext, message or key to import; additional data
-	size    int          // random bytes to make
-	once    bool         // one try, without a wait for a connection: there is another token
+	handle  []byte      // of the key to use or to destroy; nil: none, or the record key
+	purpose kms.Purpose // of the key to make or to use; zero: no key of a handle is used
+	id      kms.KeyID   // of the key to make
+	number  kekID       // of the first key to make, or of one to destroy that has no handle, in the token; see leftovers.go
+	begun   *begun      // how many were begun to be made there
+	a, b    []byte      // plaintext, ciphertext, message or key to import; additional data
+	size    int         // random bytes to make
+	once    bool        // one try, without a wait for a connection: there is another token
 }
 
 type opKind uint8

@@ -11,16 +11,19 @@ import (
 	"github.com/keygate/keygate/within"
 )
 
+// maxTries is how often an op is tried.
+const maxTries = 3
+
 // run does o. After a fault that another session may cure it tries once more, and
 // once more after that if the connection has been lost meanwhile.
 func (t *token) run(ctx context.Context, o *op) ([]byte, error) {
-	o = t.numbered(o)
+	o = t.cfg.numbered(o)
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(t.cfg.Timeout))
 	defer w.Stop()
 	result, err := t.try(w, o, false)
-	for tries := 1; tries < 3 && !o.once && err != nil && repairable(err) && w.Err() == nil; tries++ {
-		if tries == 2 && t.link.Load().usable() {
+	for tries := 1; tries < maxTries && !o.once && err != nil && repairable(err) && w.Err() == nil; tries++ {
+		if tries == maxTries-1 && t.link.Load().usable() {
 			break
 		}
 		t.count.retries.Add(1)
@@ -28,8 +31,11 @@ func (t *token) run(ctx context.Context, o *op) ([]byte, error) {
 	}
 	if err != nil {
 		t.count.errors.Add(1)
-		t.cleanUp(o)
 	}
+	if err != nil && o.begun.count() > 0 {
+		err = fmt.Errorf("%w; %w", err, errBegun)
+	}
+	t.clean.after(o, result)
 	return result, err
 }
 
@@ -43,7 +49,7 @@ func (t *token) try(ctx context.Context, o *op, again bool) ([]byte, error) {
 	}
 	letGo, discard := func() {}, wipe
 	if o.resident() {
-		discard = func(late []byte) { t.cleanUp(o); wipe(late) }
+		discard = func(late []byte) { t.clean.after(o, nil); wipe(late) }
 		if letGo, err = t.changeObjects(ctx, t.pool); err != nil {
 			k.done()
 			return nil, err

@@ -301,6 +301,7 @@ func (p *process) do(ctx context.Context, o *op) ([]byte, opFate, error) {
 		waits.Put(w)
 		return nil, fate, err
 	}
+	o.begun.says(maxMade) // nothing is known yet
 	if reason := w.until(ctx, nil, math.MaxInt64); reason != nil {
 		if p.leave(n) {
 			waits.Put(w)
@@ -309,6 +310,9 @@ func (p *process) do(ctx context.Context, o *op) ([]byte, opFate, error) {
 		<-w.done
 	}
 	waits.Put(w)
+	if c.fate == opDone && c.err != nil && !errors.Is(c.err, errBegun) {
+		o.begun.says(0)
+	}
 	return c.result, c.fate, c.err
 }
 

@@ -21,6 +21,7 @@ type remote struct {
 	pin  *pinSource // outlives the workers: what one was refused, none tries again
 	same *acquaintance
 
+	clean           cleaner
 	errors, retries atomic.Uint64
 	life            context.Context
 	end             context.CancelFunc
@@ -50,7 +51,7 @@ var (
 // openRemote starts a worker that connects to the token that cfg, which has its
 // defaults, names.
 func openRemote(ctx context.Context, cfg Config, pin *pinSource, same *acquaintance, log *slog.Logger) (*remote, error) {
-	r := &remote{cfg: cfg, log: log, pin: pin, same: same, changed: make(chan struct{}), ended: make(chan struct{})}
+	r := newRemote(cfg, pin, same, log)
 	p, err := r.start(ctx)
 	if err != nil {
 		return nil, &openError{err, attempted(err)}
@@ -59,6 +60,15 @@ func openRemote(ctx context.Context, cfg Config, pin *pinSource, same *acquainta
 	r.process, r.last = p, p
 	go r.keep(p)
 	return r, nil
+}
+
+func newRemote(cfg Config, pin *pinSource, same *acquaintance, log *slog.Logger) *remote {
+	r := &remote{cfg: cfg, log: log, pin: pin, same: same, changed: make(chan struct{}), ended: make(chan struct{})}
+	r.clean = cleaner{log: log, wait: cfg.Timeout, destroy: func(ctx context.Context, o *op) error {
+		_, err := r.do(ctx, o)
+		return err
+	}}
+	return r
 }
 
 // start returns a worker that can be used.
@@ -106,8 +116,16 @@ func (r *remote) do(ctx context.Context, o *op) ([]byte, error) {
 	}
 }
 
-// try does o once.
+// try does o once. A key that the worker may have made, and that does not come from it,
+// as its caller has left or it has ended, is destroyed.
 func (r *remote) try(ctx context.Context, o *op) ([]byte, opFate, error) {
+	o = r.cfg.numbered(o)
+	result, fate, err := r.tryNumbered(ctx, o)
+	r.clean.after(o, result)
+	return result, fate, err
+}
+
+func (r *remote) tryNumbered(ctx context.Context, o *op) ([]byte, opFate, error) {
 	if ctx.Err() != nil {
 		return nil, opDone, waited(ctx, "begin")
 	}
@@ -243,6 +261,7 @@ func (r *remote) stats() Stats {
 // close ends the worker, after the calls that run have ended, but does not wait for
 // those that hang.
 func (r *remote) close() error {
+	r.clean.close()
 	r.end()
 	<-r.ended
 	r.mu.Lock()

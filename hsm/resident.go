@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -23,9 +22,10 @@ const (
 
 // A resident key is an object of the token that was made there and never leaves
 // it. Its handle has the wrapping inToken and names the object: the CKA_ID is the
-// key id, of 16 bytes, and a random number, of 8, which is in the handle where
-// others have the CKA_ID of their KEK, since a named key has several keys of one
-// key id. The CKA_LABEL is "keygate-" and the key id in hex, for people.
+// key id, of 16 bytes, and a number, of 8, which is in the handle where others have
+// the CKA_ID of their KEK, since a named key has several keys of one key id, and each
+// try to make one another name. The CKA_LABEL is "keygate-" and the key id in hex, for
+// people.
 //
 // What is found by that name is used only if it is the key of the check.
 
@@ -44,65 +44,43 @@ func isResident(handle []byte) bool {
 // errInOneToken is the answer where a resident key is asked of several tokens.
 var errInOneToken = fmt.Errorf("hsm: the key is in the one token that it was made in (residency: token), and root.pkcs11.tokens names several: %w", kms.ErrUnsupported)
 
-// newNumber returns the number of a resident key that is to be made, or none
-// where keys are wrapped. It is chosen once, however often the op is tried: each
-// try takes away what one before it may have left.
-func (c Config) newNumber() (number kekID) {
-	if c.Residency == residencyToken {
-		rand.Read(number[:])
-	}
+// newNumber returns a number for keys that an op is to make in the token.
+func newNumber() (number kekID) {
+	rand.Read(number[:])
 	return number
-}
-
-// numbered returns o or, if it makes a key that is to be in the token, a copy for
-// all its tries. It has a number then: no key is wrapped where none is to be.
-func (t *token) numbered(o *op) *op {
-	if o.kind != opNewKey || t.cfg.Residency != residencyToken && !o.resident() {
-		return o
-	}
-	mine := *o
-	mine.begun = new(atomic.Bool)
-	if !o.resident() {
-		mine.number = t.cfg.newNumber()
-	}
-	return &mine
 }
 
 // makeKey makes the key of o and returns its handle.
 func (s session) makeKey(o *op, imported []byte) (keyHandle, error) {
-	if o.resident() {
-		o.begun.Store(true)
-		return s.newResident(keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}, imported)
+	if !o.resident() {
+		return s.newKey(o.id, o.purpose, imported)
 	}
-	return s.newKey(o.id, o.purpose, imported)
+	n := int(o.begun.n.Add(1)) - 1
+	if n >= maxMade {
+		return keyHandle{}, fmt.Errorf("hsm: a key in the token was begun %d times: %w", n, kms.ErrUnavailable)
+	}
+	return s.newResident(o.nth(n), imported)
 }
 
 // resident reports whether o makes an object in the token.
 func (o *op) resident() bool { return o.kind == opNewKey && o.number != kekID{} }
 
 // newResident makes the key that h names, or imports it, and returns h with its
-// check. The key has been found by its name and used once.
+// check. The key has been found by its name and used once. What was made if that fails
+// is destroyed later: see leftovers.go.
 func (s session) newResident(h keyHandle, imported []byte) (keyHandle, error) {
-	err := s.destroyResident(h)
-	if err == nil {
-		err = s.tryNewResident(&h, imported)
-	}
-	return h, err // what may have been made is destroyed by the next try, or by cleanUp
-}
-
-func (s session) tryNewResident(h *keyHandle, imported []byte) error {
-	object, err := s.createResident(*h, imported)
+	object, err := s.createResident(h, imported)
 	if err != nil {
-		return err
+		return h, err
 	}
 	if err := s.staysInside(object, imported == nil); err != nil {
-		return err
+		return h, err
 	}
-	if h.check, err = s.checkOf(object, *h); err != nil {
-		return err
+	if h.check, err = s.checkOf(object, h); err != nil {
+		return h, err
 	}
-	_, err = s.findResident(*h)
-	return err
+	_, err = s.findResident(h)
+	return h, err
 }
 
 func (s session) createResident(h keyHandle, imported []byte) (object pkcs11.ObjectHandle, err error) {
@@ -267,8 +245,8 @@ func (s session) residents(h keyHandle) ([]pkcs11.ObjectHandle, error) {
 	}, maxNamesakes)
 }
 
-// destroyResident destroys what has the name of h and makes sure that nothing has
-// it any longer. The session can write.
+// destroyResident destroys what has the name of h and makes sure that nothing has it
+// any longer. If nothing has it, the token shows what it has. The session can write.
 func (s session) destroyResident(h keyHandle) error {
 	found, err := s.residents(h)
 	if err != nil {
@@ -301,7 +279,8 @@ func (s session) writable(fn func(session) error) error {
 	return fn(rw)
 }
 
-// destroy destroys a resident key. A call that used it meanwhile fails.
+// destroyResident destroys a resident key: that of a handle, or one that nobody has. A
+// call that used it meanwhile fails.
 func (t *token) destroyResident(ctx context.Context, handle []byte, h keyHandle) error {
 	w := new(within.Context)
 	w.Begin(ctx, time.Now().Add(t.cfg.Timeout))
@@ -332,34 +311,6 @@ func (t *token) tryDestroyResident(ctx context.Context, handle []byte, h keyHand
 		})
 	}})
 	return err
-}
-
-// cleanTries is how often what an op left in the token is tried to be destroyed,
-// with lastPause between.
-const cleanTries = 5
-
-// cleanUp destroys in the background what a failed op, or one whose caller had
-// left, may have made in the token: its number is nobody else's.
-func (t *token) cleanUp(o *op) {
-	if !o.resident() || !o.begun.Load() {
-		return
-	}
-	h := keyHandle{wrapping: inToken, purpose: o.purpose, id: o.id, kek: o.number}
-	t.late.Go(func() {
-		var err error
-		for range cleanTries {
-			if err = t.destroyResident(context.Background(), nil, h); err == nil {
-				return
-			}
-			select {
-			case <-time.After(lastPause):
-				continue
-			case <-t.closing:
-			}
-			break
-		}
-		t.log.Warn("hsm: a key that was not made may be in the token: keygate hsm doctor shows it", "object", fmt.Sprintf("%x", h.objectID()), "error", err)
-	})
 }
 
 // longChange is how long a call that makes or destroys objects may take before it is

@@ -22,7 +22,7 @@ var (
 // the root owns, since it may outlive the call.
 type task[T any] struct {
 	run     func(*worker) (T, error)
-	discard func(T) // if not nil, gets a result that nobody waits for any longer
+	discard func(T) // if not nil, gets what run returned, also with an error, when nobody waits for it any longer
 	end     func()  // if not nil, is called once when run has returned or never will be called
 	slow    bool    // it may take long where no other call does: its caller waits until his deadline
 }
@@ -44,7 +44,7 @@ func (c *called[T]) end() {
 func (c *called[T]) runOn(w *worker) {
 	defer c.end()
 	c.result, c.err = c.task.run(w)
-	if !c.state.CompareAndSwap(jobRunning, jobDone) && c.err == nil && c.task.discard != nil {
+	if !c.state.CompareAndSwap(jobRunning, jobDone) && c.task.discard != nil {
 		c.task.discard(c.result)
 	}
 }

@@ -121,8 +121,8 @@ func TestHS21_ACrashWhileAKeyIsMade(t *testing.T) {
 	}
 }
 
-// Of a key that is to stay in the token a crash leaves none behind: the next try takes
-// away what the one before it made, by the name that the gateway chose for both.
+// Of a key that is to stay in the token a crash leaves none behind: the gateway has the
+// next worker destroy what the one before it may have made, by the names that it gave it.
 func TestHS21_ACrashWhileAKeyIsMadeInTheToken(t *testing.T) {
 	s, cfg := residentShim(t)
 	cfg.Timeout = 5 * time.Second
@@ -139,6 +139,7 @@ func TestHS21_ACrashWhileAKeyIsMadeInTheToken(t *testing.T) {
 		ok(t, err)
 		handles = append(handles, handle)
 	}
+	waitFor(t, func() bool { return len(residents(t, cfg)) == len(handles) })
 	are(t, residents(t, cfg), handles...)
 }
 
