@@ -46,19 +46,13 @@ const keeperSpares = 3
 
 // openToken connects to the token that cfg, which has its defaults, names.
 func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintance, log *slog.Logger) (*token, error) {
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	m, err := useModule(ctx, cfg.Module, cfg.InitArgs, cfg.signs())
 	if err != nil {
 		return nil, err
 	}
 	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same, closing: make(chan struct{})}
 	m.joined(t)
-	var l *link
-	if cfg.signs() {
-		err = m.lend(ctx)
-	}
-	if err == nil {
-		l, err = t.connected(ctx)
-	}
+	l, err := t.connected(ctx)
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
 		return nil, &openError{errors.Join(err, t.close()), t.stats().ended()}
