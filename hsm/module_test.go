@@ -173,6 +173,34 @@ func TestHS06_TwoPathsOfALibraryThatHangs(t *testing.T) {
 	}
 }
 
+// Close does not wait for a probe whose library hangs, and what that makes in the end is
+// taken back.
+func TestHS06_CloseDoesNotWaitForAProbeThatHangs(t *testing.T) {
+	for _, function := range []string{"C_Initialize", "C_GetSlotList"} {
+		t.Run(function, func(t *testing.T) {
+			shims, cfg := pair(t)
+			s := shims[1]
+			s.unplug()
+			root := hsmOpen(t, cfg)
+			let := s.held(function, fault{})
+			waitFor(t, func() bool { return s.inside(function) > 0 })
+			soon(t, 5*time.Second, "Close", func() { _ = root.Close() })
+			let()
+			eventually(t, func() bool { return s.inside(function) == 0 })
+			soon(t, 5*time.Second, "Open", func() {
+				if r, err := hsm.Open(t.Context(), cfg, quiet()); err != nil {
+					t.Error(err)
+				} else if err := r.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			if a, b := s.calls("C_Initialize"), s.calls("C_Finalize"); a != b {
+				t.Errorf("the library was initialised %d times and finalised %d times", a, b)
+			}
+		})
+	}
+}
+
 // A C_Finalize that fails leaves the library initialised, by this process: it is not
 // another's then, which nobody may initialise anew.
 func TestHS24_ALibraryThatCannotBeFinalisedIsStillOurs(t *testing.T) {

@@ -170,13 +170,5 @@ func (p *repair) stop() {
 	p.mu.Lock()
 	p.stopped = true
 	p.mu.Unlock()
-	ended := make(chan struct{})
-	go func() {
-		p.done.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(connectTimeout):
-	}
+	ends(&p.done, connectTimeout)
 }
