@@ -55,7 +55,7 @@ func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintan
 	l, err := t.connected(ctx)
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
-		return nil, &openError{errors.Join(err, t.close()), t.stats().ended()}
+		return nil, &openError{errors.Join(err, t.abandon()), t.stats().ended()}
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
@@ -115,6 +115,28 @@ func (t *token) info() TokenInfo {
 		return l.token
 	}
 	return TokenInfo{}
+}
+
+// abandon closes t, which was never connected. It does not wait for an attempt that
+// hangs: t is closed when that ends.
+func (t *token) abandon() error {
+	t.repair.halt()
+	closed := make(chan error, 1)
+	go func() {
+		t.repair.done.Wait()
+		closed <- t.close()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(t.cfg.Timeout):
+	}
+	t.module.abandoned.Add(1)
+	go func() {
+		<-closed
+		t.module.abandoned.Add(-1)
+	}()
+	return errHung
 }
 
 // close closes the sessions and, if no other token uses it, finalizes the module.

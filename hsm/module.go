@@ -35,6 +35,8 @@ type sharedModule struct {
 	resets   resets
 	objects  objectCount
 
+	abandoned atomic.Int32 // tokens that were never connected and are not closed yet, as a call hangs
+
 	// Of whoever holds the calls; see hold.
 	path, args string // of the first user since it was finalized
 	begun      bool   // it was initialised for its first user, and not finalized for the last
@@ -117,7 +119,11 @@ func loadModule(ctx context.Context, path, args string, lend bool) loading {
 		return loading{err: err}
 	}
 	m := newModule(l)
-	err = m.start(ctx, path, args, lend)
+	if m.abandoned.Load() >= maxHung {
+		err = errHung
+	} else {
+		err = m.start(ctx, path, args, lend)
+	}
 	if err == nil && lend {
 		err = m.lend(ctx)
 	}

@@ -145,6 +145,24 @@ func TestHS06_ALibraryThatHangsIsAnErrorInTime(t *testing.T) {
 	}
 }
 
+// A library that hangs when it is asked for its token is an error in time, too, and costs
+// no thread for each try.
+func TestHS06_ATokenThatHangsWhenItIsConnectedToIsAnErrorInTime(t *testing.T) {
+	s, cfg := shimmed(t)
+	cfg.Timeout = 200 * time.Millisecond
+	let := s.held("C_OpenSession", fault{})
+	for range 8 {
+		_, err := openWithin(t, cfg, 200*time.Millisecond)
+		is(t, err, kms.ErrUnavailable)
+	}
+	if n := s.inside("C_OpenSession"); n > 4 {
+		t.Errorf("%d calls hang", n)
+	}
+	let()
+	eventually(t, func() bool { return s.inside("C_OpenSession") == 0 && s.calls("C_Finalize") == 1 })
+	ok(t, hsmOpen(t, cfg).Close())
+}
+
 // The same library under another path is the same: its calls that hang are not more.
 func TestHS06_TwoPathsOfALibraryThatHangs(t *testing.T) {
 	s, cfg := shimmed(t)
