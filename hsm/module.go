@@ -64,6 +64,9 @@ var modules struct {
 func useModule(ctx context.Context, path, args string, lend bool) (*module, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	if ctx.Err() != nil { // nobody wants it: nothing is to be made late then
+		return nil, waited(ctx, "begin to initialise the module")
+	}
 	turn := turnOf(path)
 	select {
 	case turn <- struct{}{}:

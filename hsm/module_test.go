@@ -163,6 +163,20 @@ func TestHS06_ATokenThatHangsWhenItIsConnectedToIsAnErrorInTime(t *testing.T) {
 	ok(t, hsmOpen(t, cfg).Close())
 }
 
+// A caller whose time is over has nothing begun.
+func TestOpenAfterTheEndOfItsTimeBeginsNothing(t *testing.T) {
+	s, cfg := shimmed(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10 {
+		_, err := hsm.Open(ctx, cfg, quiet())
+		is(t, err, kms.ErrUnavailable)
+	}
+	if n := s.calls("C_Initialize"); n != 0 {
+		t.Errorf("the library was initialised %d times", n)
+	}
+}
+
 // The same library under another path is the same: its calls that hang are not more.
 func TestHS06_TwoPathsOfALibraryThatHangs(t *testing.T) {
 	s, cfg := shimmed(t)
