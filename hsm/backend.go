@@ -43,23 +43,17 @@ const keeperSpares = 3
 
 // openToken connects to the token that cfg, which has its defaults, names.
 func openToken(ctx context.Context, cfg Config, pin *pinSource, same *acquaintance, log *slog.Logger) (*token, error) {
-	m, err := useModule(cfg.Module, cfg.InitArgs)
+	m, err := useModule(ctx, cfg.Module, cfg.InitArgs, cfg.signs())
 	if err != nil {
 		return nil, err
 	}
 	t := &token{cfg: cfg, log: log, module: m, pin: pin, same: same}
 	t.clean = cleaner{log: log, wait: cfg.Timeout, destroy: t.destroy}
 	m.joined(t)
-	var l *link
-	if cfg.signs() {
-		err = m.lend(ctx)
-	}
-	if err == nil {
-		l, err = t.connected(ctx)
-	}
+	l, err := t.connected(ctx)
 	if err != nil {
 		t.pool, t.keeper = newPool(0, 0, cfg.Timeout, Queue{}), newPool(0, 0, cfg.Timeout, Queue{})
-		return nil, &openError{errors.Join(err, t.close()), t.stats().ended()}
+		return nil, &openError{errors.Join(err, t.abandon()), t.stats().ended()}
 	}
 	sessions, spares := l.token.sessions(cfg.Sessions)
 	if sessions < cfg.Sessions {
@@ -128,6 +122,28 @@ func (t *token) info() TokenInfo {
 		return l.token
 	}
 	return TokenInfo{}
+}
+
+// abandon closes t, which was never connected. It does not wait for an attempt that
+// hangs: t is closed when that ends.
+func (t *token) abandon() error {
+	t.repair.halt()
+	closed := make(chan error, 1)
+	go func() {
+		t.repair.done.Wait()
+		closed <- t.close()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(t.cfg.Timeout):
+	}
+	t.module.abandoned.Add(1)
+	go func() {
+		<-closed
+		t.module.abandoned.Add(-1)
+	}()
+	return errHung
 }
 
 // close closes the sessions and, if no other token uses it, finalizes the module.

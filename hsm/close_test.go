@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
+
 	"github.com/keygate/keygate/hsm"
 	"github.com/keygate/keygate/hsm/hsmtest"
 	"github.com/keygate/keygate/kms"
@@ -97,4 +99,19 @@ func TestHS24_OpenAndCloseManyTimes(t *testing.T) {
 		ok(t, r.Status(t.Context()))
 		ok(t, r.Close())
 	}
+}
+
+func TestCloseTwice(t *testing.T) {
+	r := hsmOpen(t, hsmtest.Config(t))
+	ok(t, r.Close())
+	ok(t, r.Close())
+
+	s, cfg := shimmed(t)
+	r = hsmOpen(t, cfg)
+	s.fail("C_Finalize", fault{code: pkcs11.CKR_DEVICE_ERROR, times: 1})
+	first := r.Close()
+	if second := r.Close(); first == nil || !errors.Is(second, first) {
+		t.Errorf("Close returned %v, and then %v", first, second)
+	}
+	ok(t, hsmOpen(t, cfg).Close()) // and finalises what other tests use
 }

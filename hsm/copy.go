@@ -46,12 +46,12 @@ const transferBits = 3072
 //
 // No other part of this process may use the tokens meanwhile.
 func CopyRootKeys(ctx context.Context, from, to Config, officer PIN) (copied Copied, err error) {
-	source, err := openToCopy(from)
+	source, err := openToCopy(ctx, from)
 	if err != nil {
 		return copied, fmt.Errorf("from: %w", err)
 	}
 	defer func() { err = errors.Join(err, source.end()) }()
-	destination, err := openToCopy(to)
+	destination, err := openToCopy(ctx, to)
 	if err != nil {
 		return copied, fmt.Errorf("to: %w", err)
 	}
@@ -71,7 +71,7 @@ func CopyRootKeys(ctx context.Context, from, to Config, officer PIN) (copied Cop
 }
 
 // openToCopy returns the token that a configuration of one names; end has to follow.
-func openToCopy(cfg Config) (*token, error) {
+func openToCopy(ctx context.Context, cfg Config) (*token, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func openToCopy(cfg Config) (*token, error) {
 	if len(cfg.Tokens) > 0 || len(cfg.OtherKEKs) > 0 || cfg.Copyable != copyableAllowed {
 		return nil, fmt.Errorf("hsm: a configuration of one token is needed, without other_keks, and with copyable: %s: %w", copyableAllowed, kms.ErrDenied)
 	}
-	return cfg.alone()
+	return cfg.alone(ctx, false)
 }
 
 // A transfer is one run of CopyRootKeys, from a's token to b's.

@@ -52,7 +52,7 @@ func Examine(ctx context.Context, cfg Config, how Examination) (Report, error) {
 	if cfg, err = cfg.only(); err != nil {
 		return report, err
 	}
-	t, err := cfg.alone()
+	t, err := cfg.alone(ctx, false)
 	if err != nil {
 		return report, err
 	}

@@ -44,7 +44,7 @@ func (r *Root) OnSession(ctx context.Context, fn func(Calls)) error {
 
 // inModule runs fn with calls of the library at path.
 func inModule(ctx context.Context, path string, fn func(*module) error) error {
-	m, err := useModule(path, "")
+	m, err := useModule(ctx, path, "", false)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ var marks = []error{
 	ErrPIN, ErrPINAtRisk, ErrTokenExists, errNeedless, errRefused, errDoubted, errUnanswered, errWrong, errAnother,
 	errInOneToken, errNoObject, errShowsNothing, errBegun, errLeftovers,
 	errQueueFull, errBusy, errStalled, errClosed, errHung, errStale, errConnecting, errCrashed, errFrame,
-	errNoToken, ErrNoKey, errWeakKey, errWrongSignature, ErrStatement, errTurn,
+	errNoToken, errAnothers, ErrNoKey, errWeakKey, errWrongSignature, ErrStatement, errTurn,
 }
 
 // maxErrorText bounds the text of an error in a frame.

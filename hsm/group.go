@@ -171,10 +171,14 @@ func (g *group) destroy(ctx context.Context, handle []byte) error {
 	return errors.Join(errs...)
 }
 
+// close closes all members. It does not wait for a probe that hangs: what that makes in
+// the end is closed then.
 func (g *group) close() error {
 	g.end()
-	g.probes.Wait()
-	errs := make([]error, len(g.members))
+	errs := make([]error, len(g.members)+1)
+	if !ends(&g.probes, 2*g.cfg.Timeout) {
+		errs[len(g.members)] = errHung
+	}
 	var closed sync.WaitGroup
 	for i, m := range g.members {
 		closed.Go(func() { errs[i] = m.close() })

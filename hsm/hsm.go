@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/keygate/keygate/kms"
@@ -24,6 +25,7 @@ import (
 type Root struct {
 	cfg   Config
 	group *group
+	close func() error // closes group, once
 
 	wrongSignatures atomic.Uint64
 }
@@ -55,13 +57,13 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Root{cfg: cfg, group: g}, nil
+	return &Root{cfg: cfg, group: g, close: sync.OnceValue(g.close)}, nil
 }
 
 // Close closes the sessions and, if this is the last root that uses them,
 // finalizes the modules. It waits for the calls that run, but leaves those that
-// hang, and the module with them, alone.
-func (r *Root) Close() error { return r.group.close() }
+// hang, and the module with them, alone. Closing it again returns what that returned.
+func (r *Root) Close() error { return r.close() }
 
 // Token describes the first token that is connected and its module, as they were
 // when the present connection was made.

@@ -52,7 +52,7 @@ func InitWith(ctx context.Context, cfg Config, o InitOptions) (Made, error) {
 	if err := o.check(cfg); err != nil {
 		return Made{}, err
 	}
-	t, err := cfg.alone()
+	t, err := cfg.alone(ctx, false)
 	if err != nil {
 		return Made{}, err
 	}

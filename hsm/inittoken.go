@@ -24,7 +24,7 @@ var ErrTokenExists = errors.New("hsm: a token of this label is there already")
 // module: a token that guards keys is made with the tool of its maker, whose PINs
 // do not pass through this process.
 func InitToken(ctx context.Context, path, label, officerPIN, userPIN string) error {
-	m, err := useModule(path, "")
+	m, err := useModule(ctx, path, "", false)
 	if err != nil {
 		return err
 	}

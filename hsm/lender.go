@@ -20,9 +20,9 @@ import (
 // the first of its contexts initialises it, and fails if that has been done already;
 // the last that is closed finalizes it. So where private keys are used, crypto11 is
 // the one that initialises the library of a module and finalizes it, but always and
-// only when module would: under module.mu, with no call in the library. It never sees
-// the PIN: a login holds for all sessions of the application (PKCS#11 v2.40 5.6.1),
-// and that is the link's.
+// only when module would: with no call in the library. It never sees the PIN: a
+// login holds for all sessions of the application (PKCS#11 v2.40 5.6.1), and that is the
+// link's.
 
 // signSessions is how many sessions crypto11 opens in a token to sign with, beside
 // one that it only keeps open.
@@ -54,6 +54,15 @@ type slotKeys struct {
 
 	mu   sync.Mutex                 // held over no call of the module
 	keys map[string]crypto11.Signer // by their selectors
+}
+
+// whyUnlent returns why crypto11 has not initialised a library: another part of the
+// process has or, which is nil, private keys are not to be lent.
+func whyUnlent(lend bool) error {
+	if lend {
+		return errAnothers
+	}
+	return nil
 }
 
 // lend makes crypto11 part of m, which is initialised anew if need be.
@@ -156,14 +165,12 @@ func (m *module) openKeysOnce(slot uint) (*slotKeys, error) {
 	return &slotKeys{ctx: ctx, using: newTurn(signSessions), looking: newTurn(1), keys: make(map[string]crypto11.Signer)}, nil
 }
 
-// takeBack finalizes the library if crypto11 initialised it, and reports whether it
-// did. No call is in the library.
-func (m *module) takeBack() bool {
-	all := m.lender.empty()
-	for _, k := range all {
+// takeBack has crypto11 finalize the library if crypto11 initialised it. It does not tell
+// whether that worked. No call is in the library.
+func (m *module) takeBack() {
+	for _, k := range m.lender.empty() {
 		_ = k.ctx.Close() // the last finalizes the library; it always returns nil
 	}
-	return len(all) > 0
 }
 
 // empty takes out what is not closed yet, unless crypto11 has not initialised the library.

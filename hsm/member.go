@@ -33,6 +33,7 @@ type member struct {
 	err     error // why there is no backend, or why the breaker is open
 	since   time.Time
 	trips   uint64
+	closed  bool
 	earlier Stats // of backends that were closed
 }
 
@@ -52,7 +53,19 @@ func (m *member) open(ctx context.Context) {
 		m.trip(err)
 		return
 	}
-	m.backend.Store(&b)
+	if !m.keep(b) {
+		_ = b.close()
+	}
+}
+
+// keep has m use b, unless m was closed meanwhile.
+func (m *member) keep(b backend) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.backend.Store(&b)
+	}
+	return !m.closed
 }
 
 // count keeps what was counted in an attempt to open that failed.
@@ -261,6 +274,9 @@ func (m *member) stats() Stats {
 
 func (m *member) close() error {
 	m.pin.forget()
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
 	if b := m.get(); b != nil {
 		return b.close()
 	}

@@ -16,9 +16,10 @@ func (c Config) only() (Config, error) {
 }
 
 // alone returns the token that c, which has its defaults, names, for what is done once
-// and without a Root. Nothing was asked of it yet. end has to follow.
-func (c Config) alone() (*token, error) {
-	m, err := useModule(c.Module, c.InitArgs)
+// and without a Root, with private keys lent or not. Nothing was asked of it yet. end has
+// to follow.
+func (c Config) alone(ctx context.Context, lend bool) (*token, error) {
+	m, err := useModule(ctx, c.Module, c.InitArgs, lend)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func PlanInit(ctx context.Context, cfg Config, o InitOptions) (Plan, error) {
 	if err := o.check(cfg); err != nil {
 		return Plan{}, err
 	}
-	t, err := cfg.alone()
+	t, err := cfg.alone(ctx, false)
 	if err != nil {
 		return Plan{}, err
 	}

@@ -156,15 +156,23 @@ func (p *pool) busyLocked() (n int) {
 func (p *pool) close() error {
 	close(p.quit)
 	p.queue.close()
+	if !ends(&p.running, p.hung) {
+		return errHung
+	}
+	return nil
+}
+
+// ends reports whether all of wg end in so long.
+func ends(wg *sync.WaitGroup, limit time.Duration) bool {
 	ended := make(chan struct{})
 	go func() {
-		p.running.Wait()
+		wg.Wait()
 		close(ended)
 	}()
 	select {
 	case <-ended:
-		return nil
-	case <-time.After(p.hung):
-		return errHung
+		return true
+	case <-time.After(limit):
+		return false
 	}
 }

@@ -16,7 +16,7 @@ const (
 	// After a failed attempt, calls fail at once for so long.
 	firstPause, lastPause = 50 * time.Millisecond, time.Second
 	// maxHung is how many attempts may hang in the module before no other is
-	// made.
+	// made: of a token, and of those in a library that were never connected.
 	maxHung = 4
 )
 
@@ -165,18 +165,15 @@ func (t *token) finish(a *attempt, l *link, err error) bool {
 	return true
 }
 
+// halt lets no other attempt begin.
+func (p *repair) halt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+}
+
 // stop lets no other attempt begin, and waits for the one that runs.
 func (p *repair) stop() {
-	p.mu.Lock()
-	p.stopped = true
-	p.mu.Unlock()
-	ended := make(chan struct{})
-	go func() {
-		p.done.Wait()
-		close(ended)
-	}()
-	select {
-	case <-ended:
-	case <-time.After(connectTimeout):
-	}
+	p.halt()
+	ends(&p.done, connectTimeout)
 }

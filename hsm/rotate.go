@@ -47,7 +47,7 @@ func BeginRotation(ctx context.Context, cfg Config, officer PIN) (MadeKEK, error
 	if len(cfg.Tokens) > 0 {
 		return MadeKEK{}, fmt.Errorf("hsm: tokens: begin with a configuration of one token, and copy its KEK to the others in the way of their maker before a gateway is told of it: %w", kms.ErrUnsupported)
 	}
-	t, err := cfg.alone()
+	t, err := cfg.alone(ctx, false)
 	if err != nil {
 		return MadeKEK{}, err
 	}

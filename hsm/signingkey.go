@@ -91,16 +91,13 @@ func withSigningKey(ctx context.Context, cfg Config, fn func(session, KeyName) e
 		return err
 	}
 	cfg = cfg.EachToken()[0]
-	t, err := cfg.alone()
+	t, err := cfg.alone(ctx, true)
 	if err != nil {
 		return err
 	}
-	err = t.module.lend(ctx)
-	if err == nil {
-		err = t.session(ctx, 0, func(s session) error {
-			return fn(s, KeyName{Object: cmp.Or(cfg.SigningKey, DefaultSigningKey)})
-		})
-	}
+	err = t.session(ctx, 0, func(s session) error {
+		return fn(s, KeyName{Object: cmp.Or(cfg.SigningKey, DefaultSigningKey)})
+	})
 	return errors.Join(err, t.end())
 }
 
