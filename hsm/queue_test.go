@@ -127,7 +127,7 @@ func TestLD12_ACancelledCallLeavesTheQueue(t *testing.T) {
 			}
 		})
 	}
-	waitFor(t, func() bool { return f.root.Stats().Waiting >= 30 })
+	waitFor(t, func() bool { return f.inside("C_Encrypt") == 4 && f.root.Stats().Waiting >= 30 })
 	cancel()
 	wg.Wait()
 	if n := f.root.Stats().Waiting; n != 0 {

@@ -66,6 +66,9 @@ func TestRitesPart(t *testing.T) {
 
 // The short form has what the other matrix has not; KEYGATE_LONG=1: all.
 func TestHS01_F4_TheMatrixOfCeremonies(t *testing.T) {
+	if !allCells() {
+		t.Skip("KEYGATE_LONG=1 runs it with the race detector")
+	}
 	begin := time.Now()
 	dir := t.TempDir()
 	parts := make([][]riteFinding, matrixParts)

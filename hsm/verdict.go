@@ -106,12 +106,8 @@ func (s session) decrypt(k *loaded, ciphertext, additionalData []byte) ([]byte, 
 	if !errors.Is(err, kms.ErrCiphertext) || isInputFault(err) || !s.link.refusals.recomputes {
 		return plaintext, err
 	}
-	doubt := s.tagIsBad(k.object, ciphertext, additionalData)
-	if c, ok := classOf(doubt); ok && c != sessionFault {
-		doubt = s.tagIsBad(k.object, ciphertext, additionalData)
-	}
-	if doubt != nil {
-		return nil, askedBefore(doubt)
+	if doubt := s.tagIsBad(k.object, ciphertext, additionalData); doubt != nil {
+		return nil, askedBefore(doubt) // and all is tried again
 	}
 	return nil, err
 }
