@@ -70,15 +70,15 @@ func faultRows(all map[cell]finding) (rows []tableRow) {
 	return rows
 }
 
-// which says which codes a row is about.
-func (r tableRow) which() string {
-	switch n := len(matrixCodes); {
-	case len(r.codes) == n:
+// whichOf says which of n codes a row is about.
+func whichOf(codes []string, n int) string {
+	switch {
+	case len(codes) == n:
 		return "all"
-	case len(r.codes) > n/2:
+	case len(codes) > n/2:
 		return "all others"
 	}
-	return strings.Join(r.codes, ", ")
+	return strings.Join(codes, ", ")
 }
 
 // faultTables are the part of docs/hsm-faults.md that must not change by itself.
@@ -99,7 +99,7 @@ func faultTables(all map[cell]finding) string {
 	b.WriteString("\"denied\": 503, and the log says that the PIN was refused. \"unsupported\": 501.\n\n")
 	b.WriteString("| function | called | code | once | for ever |\n|---|---|---|---|---|\n")
 	for _, r := range faultRows(all) {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.function, called[reachOf(r.function)], r.which(), r.once, r.always)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.function, called[reachOf(r.function)], whichOf(r.codes, len(matrixCodes)), r.once, r.always)
 	}
 	return b.String()
 }

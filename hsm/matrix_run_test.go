@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,13 +56,38 @@ func TestMatrixPart(t *testing.T) {
 
 func TestHS01_F4_TheFaultMatrix(t *testing.T) {
 	begin := time.Now()
+	found := inParts[finding](t, "TestMatrixPart", matrixEnv)
+	took := time.Since(begin)
+	all, tally, slowest := map[cell]finding{}, map[string]int{}, finding{}
+	for _, f := range found {
+		all[f.Cell] = f
+		tally[f.Told]++
+		if f.Recovery > slowest.Recovery {
+			slowest = f
+		}
+		if f.Wrong != nil {
+			t.Errorf("%v: %s", f.Cell, strings.Join(f.Wrong, "; "))
+		}
+	}
+	if want := len(cells()); len(all) != want {
+		t.Fatalf("%d cells were run, not %d", len(all), want)
+	}
+	t.Logf("%d cells in %v: %v; slowest recovery %v, of %v", len(all), took.Round(time.Second), tally, slowest.Recovery.Round(time.Millisecond), slowest.Cell)
+	if allCells() {
+		checkFaultsDoc(t, all, took)
+	}
+}
+
+// inParts runs a test in matrixParts child processes, and returns what they found.
+func inParts[T any](t *testing.T, test, env string) []T {
+	t.Helper()
 	dir := t.TempDir()
-	parts := make([][]finding, matrixParts)
+	parts := make([][]T, matrixParts)
 	var wg sync.WaitGroup
 	for part := range matrixParts {
 		wg.Go(func() {
 			path := filepath.Join(dir, fmt.Sprint(part))
-			if out, err := child("TestMatrixPart", matrixEnv+"="+fmt.Sprint(part, " ", path)); err != nil {
+			if out, err := child(test, env+"="+fmt.Sprint(part, " ", path)); err != nil {
 				t.Errorf("part %d: %v: %s", part, err, out)
 				return
 			}
@@ -75,27 +101,7 @@ func TestHS01_F4_TheFaultMatrix(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	took := time.Since(begin)
-	all, tally, slowest := map[cell]finding{}, map[string]int{}, finding{}
-	for _, part := range parts {
-		for _, f := range part {
-			all[f.Cell] = f
-			tally[f.Told]++
-			if f.Recovery > slowest.Recovery {
-				slowest = f
-			}
-			if f.Wrong != nil {
-				t.Errorf("%v: %s", f.Cell, strings.Join(f.Wrong, "; "))
-			}
-		}
-	}
-	if want := len(cells()); len(all) != want {
-		t.Fatalf("%d cells were run, not %d", len(all), want)
-	}
-	t.Logf("%d cells in %v: %v; slowest recovery %v, of %v", len(all), took.Round(time.Second), tally, slowest.Recovery.Round(time.Millisecond), slowest.Cell)
-	if allCells() {
-		checkFaultsDoc(t, all, took)
-	}
+	return slices.Concat(parts...)
 }
 
 // child runs one test in a process of its own.

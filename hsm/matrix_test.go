@@ -469,7 +469,10 @@ func reachOf(function string) reach {
 	return matrixFunctions[i].reach
 }
 
-func (m *matrix) begin(c cell) {
+func (m *matrix) begin(c cell) { m.fail(c.Function, c.fault()) }
+
+// fault is what c has its function do.
+func (c cell) fault() fault {
 	f := fault{code: c.Code}
 	switch c.Mode {
 	case once:
@@ -478,6 +481,8 @@ func (m *matrix) begin(c cell) {
 		f.times = 3
 	case always:
 		f.times = forever
+	case after:
+		f.times, f.after = 1, true
 	case hang:
 		f.sleep = time.Hour
 	case abort:
@@ -485,7 +490,7 @@ func (m *matrix) begin(c cell) {
 	case slow:
 		f.sleep = 2 * time.Millisecond
 	}
-	m.fail(c.Function, f)
+	return f
 }
 
 // lead has the root call a function again that operations do not.

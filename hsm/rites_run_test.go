@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -70,28 +69,9 @@ func TestHS01_F4_TheMatrixOfCeremonies(t *testing.T) {
 		t.Skip("KEYGATE_LONG=1 runs it with the race detector")
 	}
 	begin := time.Now()
-	dir := t.TempDir()
-	parts := make([][]riteFinding, matrixParts)
-	var wg sync.WaitGroup
-	for part := range matrixParts {
-		wg.Go(func() {
-			path := filepath.Join(dir, fmt.Sprint(part))
-			if out, err := child("TestRitesPart", ritesEnv+"="+fmt.Sprint(part, " ", path)); err != nil {
-				t.Errorf("part %d: %v: %s", part, err, out)
-				return
-			}
-			text, err := os.ReadFile(path)
-			if err == nil {
-				err = json.Unmarshal(text, &parts[part])
-			}
-			if err != nil {
-				t.Errorf("part %d: %v", part, err)
-			}
-		})
-	}
-	wg.Wait()
+	found := inParts[riteFinding](t, "TestRitesPart", ritesEnv)
 	all, tally := map[riteCell]string{}, map[string]int{}
-	for _, f := range slices.Concat(parts...) {
+	for _, f := range found {
 		all[f.Cell] = f.Told
 		tally[f.Told]++
 		if f.Told == wrong {
@@ -99,7 +79,7 @@ func TestHS01_F4_TheMatrixOfCeremonies(t *testing.T) {
 		}
 	}
 	for _, function := range slices.Concat(otherFunctions, ceremonyFunctions) {
-		if !slices.ContainsFunc(slices.Concat(parts...), func(f riteFinding) bool { return f.Cell.Function == function }) {
+		if !slices.ContainsFunc(found, func(f riteFinding) bool { return f.Cell.Function == function }) {
 			t.Errorf("%s is called in no ceremony", function)
 		}
 	}
@@ -194,21 +174,11 @@ func riteRows(name string, all map[riteCell]string) (rows []riteRow) {
 		}
 		for i := range of {
 			of[i].columns = slices.Clone(of[i].columns)
-			of[i].columns[1] = riteCodesText(of[i].codes)
+			of[i].columns[1] = whichOf(of[i].codes, len(riteCodes))
 		}
 		rows = append(rows, of...)
 	}
 	return rows
-}
-
-func riteCodesText(codes []string) string {
-	switch n := len(riteCodes); {
-	case len(codes) == n:
-		return "all"
-	case len(codes) > n/2:
-		return "all others"
-	}
-	return strings.Join(codes, ", ")
 }
 
 const ritesBegin, ritesEnd = "<!-- ceremonies: begin -->", "<!-- ceremonies: end -->"

@@ -303,25 +303,8 @@ var errEnded = errors.New("the process has ended")
 
 // first runs the rite with the fault.
 func (r *rites) first(c cell) error {
-	f := fault{code: c.Code}
-	switch c.Mode {
-	case once:
-		f.times = 1
-	case burst:
-		f.times = 3
-	case always:
-		f.times = forever
-	case after:
-		f.times, f.after = 1, true
-	case slow:
-		f.sleep = 2 * time.Millisecond
-	case hang:
-		f.sleep = time.Hour
-	case abort:
-		f.abort = true
-	}
 	before := r.s.calls(c.Function)
-	r.s.fail(c.Function, f)
+	r.s.fail(c.Function, c.fault())
 	var err error
 	if c.Mode == hang || c.Mode == abort {
 		err = r.inChild(c)
