@@ -144,8 +144,8 @@ func (r *Root) Random(ctx context.Context, b []byte) error {
 }
 
 // DestroyKey takes the key out of every token where it is loaded. The handle is
-// the only other place that holds it; a key of residency token is destroyed. It returns ErrCorrupt if handle is not one
-// of a root over PKCS#11.
+// the only other place that holds it; a key of residency token is destroyed. It
+// returns ErrCorrupt if handle is not one of a root over PKCS#11.
 func (r *Root) DestroyKey(ctx context.Context, handle []byte) error {
 	if _, err := parseHandle(handle); err != nil {
 		return err
